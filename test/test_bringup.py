@@ -1,0 +1,85 @@
+"""Which nodes run with which parameters, and what is refused before anything starts."""
+
+from __future__ import annotations
+
+import pytest
+
+from rdt_ros import bringup
+from rdt_ros.errors import InputError
+
+
+def names(plan: bringup.Plan) -> list[str]:
+    return [node.name for node in plan.nodes]
+
+
+def parameters(plan: bringup.Plan, name: str) -> dict:
+    return dict(next(node for node in plan.nodes if node.name == name).parameters)
+
+
+def test_on_the_robot_no_simulator_no_domain_and_the_arms_wait():
+    plan = bringup.plan("inference", {"checkpoint": "random:tiny", "instruction": "fold"})
+    assert names(plan) == ["camera_sync", "policy", "executor"]
+    assert plan.namespace == "" and "ROS_DOMAIN_ID" not in plan.environment
+    assert parameters(plan, "executor") == {
+        "robot": "agilex", "enable_at_start": False, "lockstep": False, "use_sim_time": False,
+    }  # fmt: skip
+    assert plan.notes == ("the arms do not move until you type: rdt enable",)
+
+
+def test_sim_true_adds_the_simulator_and_changes_robot_clock_and_place_alone():
+    real = bringup.plan("inference", {"checkpoint": "random:tiny", "robot": "sim_aloha"})
+    sim = bringup.plan("inference", {"checkpoint": "random:tiny", "sim": "true"})
+    assert names(sim) == ["sim", *names(real)]
+    for name in names(real):
+        assert {**parameters(real, name), "use_sim_time": True} == {**parameters(sim, name), "use_sim_time": True}
+    assert (sim.namespace, sim.environment["ROS_DOMAIN_ID"]) == ("sim", "77")
+    assert sim.notes == ("the arms do not move until you type: rdt enable --domain 77 --namespace sim",)
+
+
+def test_record_never_runs_an_executor():
+    assert names(bringup.plan("record", {"output": "o"})) == ["camera_sync", "recorder"]
+    plan = bringup.plan("record", {"output": "o", "sim": "true"})
+    assert names(plan) == ["sim", "teleop", "camera_sync", "recorder"]
+    assert parameters(plan, "camera_sync")["leader"] is True
+
+
+def test_replay_and_sim():
+    assert names(bringup.plan("replay", {"source": "x"})) == ["replay", "camera_sync"]
+    plan = bringup.plan("replay", {"source": "x", "policy": "rdt", "checkpoint": "random:tiny"})
+    assert names(plan) == ["replay", "camera_sync", "policy"]
+    assert names(bringup.plan("sim", {})) == ["sim"]
+    assert names(bringup.plan("sim", {"teleop": "true"})) == ["sim", "teleop"]
+
+
+def test_discovery_stays_on_this_host_unless_the_user_opens_it(monkeypatch):
+    monkeypatch.delenv("ROS_AUTOMATIC_DISCOVERY_RANGE", raising=False)
+    monkeypatch.delenv("ROS_DISTRO", raising=False)
+    assert bringup.environment()["ROS_AUTOMATIC_DISCOVERY_RANGE"] == "LOCALHOST"
+    monkeypatch.setenv("ROS_AUTOMATIC_DISCOVERY_RANGE", "SUBNET")
+    assert bringup.environment()["ROS_AUTOMATIC_DISCOVERY_RANGE"] == "SUBNET"
+    monkeypatch.setenv("ROS_DISTRO", "humble")
+    assert bringup.environment()["ROS_LOCALHOST_ONLY"] == "1"
+
+
+@pytest.mark.parametrize(
+    ("deployment", "given", "line"),
+    [
+        ("inferense", {}, "expected one of inference, record, replay, sim, found 'inferense'"),
+        ("inference", {"chekpoint": "x"}, "unknown argument chekpoint, is checkpoint meant?"),
+        ("record", {}, "record: missing argument output:=..."),
+        ("inference", {"sim": "yes"}, "sim: expected true or false, found 'yes'"),
+        ("inference", {"policy": "rtd"}, "policy: expected one of rdt, scripted, replay, hold, found 'rtd'"),
+        ("inference", {}, "policy: rdt needs checkpoint:=..."),
+        ("inference", {"policy": "replay"}, "policy: replay needs episode:=..."),
+        ("inference", {"policy": "scripted"}, "policy: scripted knows only the simulated scene"),
+        ("inference", {"policy": "hold", "robot": "agilx"}, "found 'agilx', is 'agilex' meant?"),
+        ("sim", {"seed": "x"}, "seed: expected a whole number, found 'x'"),
+        ("replay", {"source": "x", "rate": "fast"}, "rate: expected a number, found 'fast'"),
+        ("sim", {"params": "/nowhere.yaml"}, "params: no such file: /nowhere.yaml"),
+    ],
+)
+def test_what_makes_no_sense_is_refused_in_one_line(deployment, given, line):
+    with pytest.raises(InputError) as error:
+        bringup.plan(deployment, given)
+    assert line in str(error.value)
+    assert "\n" not in str(error.value)
