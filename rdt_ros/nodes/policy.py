@@ -1,0 +1,241 @@
+"""The `policy` node: Observations in, ActionChunks out; receiving never waits for inference."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import threading
+import time
+from collections import deque
+from dataclasses import dataclass
+
+import numpy as np
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
+from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
+from rclpy.qos import DurabilityPolicy, QoSProfile
+from rdt_msgs.msg import ActionChunk, ExecutorState, Observation
+from rdt_msgs.srv import SetInstruction
+from std_msgs.msg import String
+
+from rdt_ros.errors import InputError
+from rdt_ros.nodes import messages
+from rdt_ros.nodes.diagnostics import diagnostic_array
+from rdt_ros.nodes.parameters import load
+from rdt_ros.nodes.process import run_node
+from rdt_ros.options import option
+from rdt_ros.policy.history import History
+from rdt_ros.policy.interface import Policy, joint_chunk
+from rdt_ros.policy.replan import Replanner
+from rdt_ros.policy.trajectory import HoldPolicy, TrajectoryPolicy
+from rdt_ros.robot.description import Robot, load_robot
+
+TIMES_KEPT = 1000  # inference times that the percentiles in /diagnostics are of
+
+
+@dataclass(frozen=True)
+class PolicyConfig:
+    """Settings of the policy node."""
+
+    robot: str = option("agilex", doc="robot file: a shipped name or a YAML path")
+    policy: str = option("rdt", doc="which policy answers", choices=("rdt", "scripted", "replay", "hold"))
+    checkpoint: str = option("", doc="for rdt: random:SIZE (untrained; tiny, rdt-170m or rdt-1b)")
+    episode: str = option("", doc="for replay: the recorded episode to repeat")
+    instruction: str = option("", doc="what the robot shall do, in words; ~/set_instruction changes it")
+    device: str = option("auto", doc="where the policy computes", choices=("auto", "cpu", "cuda"))
+    seed: int = option(0, doc="seed of the policy's noise", low=0)
+    replan_rows: int = option(
+        32, doc="rows of a chunk after which the next one is computed", unit="rows", low=1, high=64
+    )
+    lockstep: bool = option(False, doc="answer every Observation, with an empty chunk where the plan stands")
+    autostart: bool = option(True, doc="configure and activate by itself; false: a lifecycle manager does it")
+
+
+class PolicyNode(LifecycleNode):
+    """Keeps the newest Observations and lets one worker thread run the policy on them."""
+
+    def __init__(self) -> None:
+        super().__init__("policy")
+        self._config = load(self, PolicyConfig)
+        self._robot = load_robot(self._config.robot)
+        self._policy: Policy | None = None
+        self._failure = ""
+        self._instruction = self._config.instruction
+        self._replanner = Replanner(self._config.replan_rows, self._robot.period_ns)
+        self._changed = threading.Condition()
+        self._history = History()
+        self._received_s = 0.0  # when the newest Observation came, steady clock
+        self._epoch = 0
+        self._answered: tuple[int, int] | None = None  # stamp and epoch of the last Observation that was answered
+        self._chunk_id = 0
+        self._refused = 0
+        self._inference_s: deque[float] = deque(maxlen=TIMES_KEPT)
+        self._delay_s: deque[float] = deque(maxlen=TIMES_KEPT)  # Observation received to chunk published
+        self._running = False
+        self._worker: threading.Thread | None = None
+        if self._config.autostart:
+            self.trigger_configure()
+            if self._policy is not None or self._config.policy == "scripted":
+                self.trigger_activate()
+            else:
+                raise InputError(self._failure)
+
+    def on_configure(self, _state: LifecycleState) -> TransitionCallbackReturn:
+        """Builds the policy, which may take long."""
+        began = time.monotonic()
+        try:
+            self._policy = self._make_policy()
+        except InputError as error:
+            self._failure = f"policy: {error}"
+            self.get_logger().error(self._failure)
+            return TransitionCallbackReturn.FAILURE
+        self._chunks = self.create_publisher(ActionChunk, "action_chunk", 10)
+        self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
+        self.create_subscription(Observation, "observation", self._on_observation, 10)
+        self.create_subscription(ExecutorState, "executor/state", self._on_executor_state, 10)
+        self.create_service(SetInstruction, "~/set_instruction", self._set_instruction)
+        if self._config.policy == "scripted":
+            latched = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+            self.create_subscription(String, "sim/scene", self._on_scene, latched)
+        self.create_timer(1.0, self._report)
+        self.get_logger().info(f"{self._config.policy} is ready after {time.monotonic() - began:.1f} s")
+        return TransitionCallbackReturn.SUCCESS
+
+    def on_activate(self, _state: LifecycleState) -> TransitionCallbackReturn:
+        """Starts to answer Observations."""
+        self._running = True
+        self._worker = threading.Thread(target=self._work, name="inference", daemon=True)
+        self._worker.start()
+        return TransitionCallbackReturn.SUCCESS
+
+    def on_deactivate(self, _state: LifecycleState) -> TransitionCallbackReturn:
+        """Stops after the inference that is under way."""
+        with self._changed:
+            self._running = False
+            self._changed.notify()
+        if self._worker is not None:
+            self._worker.join()
+        return TransitionCallbackReturn.SUCCESS
+
+    def close(self) -> None:
+        """Stops the worker."""
+        self.on_deactivate(None)
+
+    def _make_policy(self) -> Policy | None:
+        """The policy of the settings; None for `scripted`, which waits for the scene."""
+        config = self._config
+        if config.policy == "hold":
+            return HoldPolicy(self._robot)
+        if config.policy == "replay":
+            from rdt_ros.episodes.reader import EpisodeReader
+
+            with EpisodeReader(config.episode) as episode:
+                return TrajectoryPolicy(self._robot, episode.actions)
+        if config.policy == "rdt":
+            return _make_rdt(config, self._robot)
+        return None
+
+    def _on_scene(self, msg: String) -> None:
+        from rdt_ros.sim.expert import plan
+        from rdt_ros.sim.scene import CubeScene
+
+        scene = CubeScene(**json.loads(msg.data))
+        rows = plan(scene, self._robot.control_rate_hz)
+        with self._changed:
+            self._policy = TrajectoryPolicy(self._robot, rows)
+            self._changed.notify()
+        self.get_logger().info(f"planned for {scene}")
+
+    def _on_observation(self, msg: Observation) -> None:
+        observation = messages.observation(msg)
+        with self._changed:
+            self._history.add(observation)
+            self._received_s = time.monotonic()
+            self._changed.notify()
+
+    def _on_executor_state(self, msg: ExecutorState) -> None:
+        if msg.epoch != self._epoch:
+            with self._changed:
+                self._epoch = msg.epoch
+                self._changed.notify()
+
+    def _set_instruction(
+        self, request: SetInstruction.Request, response: SetInstruction.Response
+    ) -> SetInstruction.Response:
+        """The worker reads the instruction once per chunk, so it changes between two chunks."""
+        if not request.instruction.strip():
+            response.message = "instruction: expected words, found an empty text"
+            return response
+        self._instruction = request.instruction
+        response.success = True
+        return response
+
+    def _work(self) -> None:
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: not self._running or self._pending())
+                if not self._running:
+                    return
+                history, epoch, policy = self._history.snapshot(), self._epoch, self._policy
+                assert policy is not None  # _pending said so
+                received_s = self._received_s
+            if self._answered is None or epoch != self._answered[1]:
+                policy.reset()
+            self._answered = (history[-1].stamp_ns, epoch)
+            self._answer(policy, history, epoch, received_s)
+
+    def _pending(self) -> bool:
+        history = self._history.snapshot()
+        return bool(history) and self._policy is not None and (history[-1].stamp_ns, self._epoch) != self._answered
+
+    def _answer(self, policy: Policy, history: tuple, epoch: int, received_s: float) -> None:
+        observation = history[-1]
+        if self._replanner.due(observation.stamp_ns, epoch):
+            began = time.monotonic()
+            try:
+                chunk = policy.step(history, instruction=self._instruction or None)
+            except InputError as error:
+                self._refused += 1
+                self.get_logger().error(str(error), throttle_duration_sec=1.0)
+                return
+            self._chunk_id += 1
+            inference_s = time.monotonic() - began
+            chunk = dataclasses.replace(chunk, epoch=epoch, chunk_id=self._chunk_id, inference_s=inference_s)
+            self._chunks.publish(messages.action_chunk_msg(chunk))
+            self._inference_s.append(inference_s)
+            self._delay_s.append(time.monotonic() - received_s)
+        elif self._config.lockstep:
+            stands = joint_chunk(self._robot, observation, np.zeros((0, len(self._robot.joints))), None)
+            self._chunks.publish(messages.action_chunk_msg(dataclasses.replace(stands, epoch=epoch)))
+
+    def _report(self) -> None:
+        times = self._inference_s
+        values = {"chunks": self._chunk_id, "observations_refused": self._refused, "instruction": self._instruction}
+        if times:
+            for name, series in (("inference_ms", times), ("observation_to_chunk_ms", self._delay_s)):
+                p50, p99 = np.percentile(np.array(series) * 1e3, (50, 99))
+                values |= {f"{name}_p50": round(p50, 2), f"{name}_p99": round(p99, 2)}
+        level, text = DiagnosticStatus.OK, f"{self._config.policy}: {self._chunk_id} chunks"
+        if self._policy is None:
+            level, text = DiagnosticStatus.WARN, "waiting for sim/scene"
+        elif not self._history.snapshot():
+            level, text = DiagnosticStatus.WARN, "waiting for observations"
+        self._diagnostics.publish(diagnostic_array(self, level, text, values))
+
+
+def _make_rdt(config: PolicyConfig, robot: Robot) -> Policy:
+    kind, _, size = config.checkpoint.partition(":")
+    if kind != "random" or not size:
+        raise InputError(f"checkpoint: expected random:SIZE, found {config.checkpoint!r}")
+    import torch  # only where it is used: the other policies run without it
+
+    from rdt_ros.policy.rdt import RdtPolicy
+
+    device = config.device
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    return RdtPolicy.random(size, robot, seed=config.seed, device=device)
+
+
+def main() -> None:
+    """Runs the node."""
+    run_node(PolicyNode)

@@ -1,0 +1,63 @@
+"""One process, one node: start, spin, and an end without a traceback."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from collections.abc import Callable
+from types import FrameType
+
+import rclpy
+from rclpy.exceptions import InvalidParameterValueException
+from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.node import Node
+
+from rdt_ros.errors import InputError
+
+
+def run_node(make: Callable[[], Node]) -> None:
+    """Makes the node and spins it until Ctrl-C, SIGTERM, SystemExit or an error, then exits the process.
+
+    Exit codes: 0 after a signal, 2 with one line on stderr for a user's mistake. A node that ends by itself raises
+    SystemExit in a callback. A node with a `close()` method gets it called before it is destroyed.
+    """
+    rclpy.init(args=sys.argv)
+    signal.signal(signal.SIGTERM, _interrupt)
+    node: Node | None = None
+    code: int | str | None = 0
+    try:
+        node = make()
+        executor = SingleThreadedExecutor()
+        executor.add_node(node)
+        executor.spin()
+    except (KeyboardInterrupt, ExternalShutdownException):
+        pass
+    except InvalidParameterValueException as error:
+        code = _complain(str(error))
+    except InputError as error:
+        code = _complain(str(error))
+    except SystemExit as error:
+        code = error.code
+    finally:
+        _close(node)
+    sys.exit(code)
+
+
+def _close(node: Node | None) -> None:
+    """Lets the node finish its work, undisturbed by a second Ctrl-C."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    if node is not None:
+        if hasattr(node, "close"):
+            node.close()
+        node.destroy_node()
+    rclpy.try_shutdown()
+
+
+def _interrupt(_signal: int, _frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+def _complain(message: str) -> int:
+    print(" ".join(message.split()), file=sys.stderr)
+    return 2

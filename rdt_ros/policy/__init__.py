@@ -1,0 +1,1 @@
+"""Policies: from the last Observations to the next 64 actions."""

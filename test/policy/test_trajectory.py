@@ -1,0 +1,81 @@
+"""Following a trajectory by where the commands show the robot to be, and holding still."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from rdt_ros.errors import InputError
+from rdt_ros.policy.trajectory import HoldPolicy, TrajectoryPolicy
+from rdt_ros.robot.description import load_robot
+from rdt_ros.types import Observation
+
+ROBOT = load_robot("sim_aloha")
+PERIOD_NS = ROBOT.period_ns
+
+
+def observation(tick: int, command: np.ndarray | None, measured: np.ndarray | None = None) -> Observation:
+    return Observation(
+        stamp_ns=tick * PERIOD_NS,
+        robot=ROBOT.name,
+        pictures=(),
+        joint_names=ROBOT.joint_names,
+        measured=np.zeros(14, np.float32) if measured is None else measured,
+        command=None if command is None else command.astype(np.float32),
+    )
+
+
+def ramp(rows: int) -> np.ndarray:
+    return np.arange(rows)[:, None] * 0.01 + np.zeros(14)
+
+
+def test_it_starts_with_the_first_row():
+    chunk = TrajectoryPolicy(ROBOT, ramp(100)).step([observation(5, None)])
+    assert chunk.stamp_ns == 5 * PERIOD_NS and chunk.channels == ROBOT.channels and chunk.offset_steps == 1
+    np.testing.assert_allclose(chunk.rows, ramp(100)[:64], atol=1e-6)
+
+
+def test_it_goes_on_with_the_row_due_after_the_command_in_force():
+    rows, policy = ramp(100), TrajectoryPolicy(ROBOT, ramp(100))
+    policy.step([observation(0, None)])
+    # row 9 was issued for tick 9, row 10 for tick 10 is under way, the chunk begins with tick 11
+    np.testing.assert_allclose(policy.step([observation(10, rows[9])]).rows[0], rows[11], atol=1e-6)
+
+
+def test_a_robot_that_waited_is_found_where_it_stands():
+    rows, policy = ramp(300), TrajectoryPolicy(ROBOT, ramp(300))
+    policy.step([observation(0, None)])
+    np.testing.assert_allclose(policy.step([observation(100, rows[20])]).rows[0], rows[22], atol=1e-6)
+
+
+def test_rows_that_are_equal_are_told_apart_by_time():
+    rows = np.concatenate([ramp(10), np.full((50, 14), 0.09), ramp(10) + 0.09])
+    policy = TrajectoryPolicy(ROBOT, rows)
+    policy.step([observation(0, None)])
+    chunk = policy.step([observation(30, rows[29])])
+    np.testing.assert_allclose(chunk.rows[:38], rows[32:70], atol=1e-6)
+
+
+def test_the_last_row_is_repeated_and_reset_starts_over():
+    rows, policy = ramp(10), TrajectoryPolicy(ROBOT, ramp(10))
+    policy.step([observation(0, None)])
+    np.testing.assert_allclose(policy.step([observation(9, rows[8])]).rows, np.tile(rows[9], (64, 1)), atol=1e-6)
+    policy.reset()
+    np.testing.assert_allclose(policy.step([observation(10, rows[9])]).rows[:10], rows, atol=1e-6)
+
+
+@pytest.mark.parametrize("rows", [np.zeros((5, 13)), np.zeros((0, 14)), np.zeros(14)])
+def test_a_trajectory_of_another_robot_is_refused(rows):
+    with pytest.raises(InputError, match="expected rows of 14 joints"):
+        TrajectoryPolicy(ROBOT, rows)
+
+
+def test_hold_keeps_the_command_and_never_commands_a_measured_gripper():
+    measured = np.full(14, 0.5, np.float32)
+    policy = HoldPolicy(ROBOT)
+    rows = policy.step([observation(0, None, measured)]).rows
+    assert rows.shape == (64, 14)
+    assert (rows[:, ~ROBOT.is_gripper] == 0.5).all() and (rows[:, ROBOT.is_gripper] == np.float32(0.1)).all()
+    assert (policy.step([observation(1, measured * 2, measured)]).rows == rows).all()
+    policy.reset()
+    assert (policy.step([observation(2, measured * 2, measured)]).rows == 1).all()
