@@ -1,0 +1,1 @@
+"""The Robotics Diffusion Transformer: network, sampler, picture preprocessing, vision and language tokens."""

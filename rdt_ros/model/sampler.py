@@ -1,0 +1,93 @@
+"""The noise that training adds, and the solver that takes it away again: pure functions, no state, no random draws.
+
+`abar` is the share of the signal's power left at a timestep: x_t = sqrt(abar_t) x_0 + sqrt(1 - abar_t) noise.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from rdt_ros.model.network import Conditions, RdtNetwork
+
+MAX_BETA = 0.999
+COSINE_OFFSET = 0.008  # keeps the first steps from adding too little noise
+
+
+@lru_cache
+def alphas_bar(num_train_timesteps: int) -> Tensor:
+    """(N,) float32, falling: the cosine schedule (arXiv 2102.09672, equation 17), called squaredcos_cap_v2."""
+
+    def signal(share: float) -> float:
+        return math.cos((share + COSINE_OFFSET) / (1 + COSINE_OFFSET) * math.pi / 2) ** 2
+
+    n = num_train_timesteps
+    betas = [min(1 - signal((i + 1) / n) / signal(i / n), MAX_BETA) for i in range(n)]
+    return torch.cumprod(1 - torch.tensor(betas, dtype=torch.float32), dim=0)
+
+
+def add_noise(clean: Tensor, noise: Tensor, timestep: Tensor, num_train_timesteps: int) -> Tensor:
+    """Clean actions and noise (B, T, A), timestep (B,) -> noisy actions (B, T, A) float32.
+
+    In float32 whatever the training type: bf16 would round abar to 1 in the first 21 steps and add no noise.
+    """
+    abar = alphas_bar(num_train_timesteps).to(clean.device)[timestep][:, None, None]
+    return abar.sqrt() * clean.float() + (1 - abar).sqrt() * noise.float()
+
+
+@dataclass(frozen=True)
+class SolverStep:
+    """x <- keep * x + take * m + change * (m - m_before), with m the network's output at `timestep`."""
+
+    timestep: int
+    keep: float
+    take: float
+    change: float  # 0 in a step of first order
+
+    def advance(self, x: Tensor, m: Tensor, m_before: Tensor | None) -> Tensor:
+        """The actions one step less noisy, (B, T, A); `m_before` is None in the first step."""
+        x = self.keep * x + self.take * m
+        return x if m_before is None else x + self.change * (m - m_before)
+
+
+@lru_cache
+def solver_steps(num_train_timesteps: int, num_inference_timesteps: int) -> tuple[SolverStep, ...]:
+    """DPM-Solver++ 2M (arXiv 2211.01095, algorithm 2), midpoint form, first order in the first and last step.
+
+    Timesteps are spread evenly from the noisiest one down; the last step ends at no noise, where the update is
+    the network's output itself.
+    """
+    n, last = num_inference_timesteps, num_train_timesteps - 1
+    timesteps = [int(t) for t in np.linspace(0, last, n + 1).round()[:0:-1]]
+    abar = [float(alphas_bar(num_train_timesteps)[t]) for t in timesteps] + [1.0]
+    alpha = [math.sqrt(a) for a in abar]
+    sigma = [math.sqrt(1 - a) for a in abar]
+    log_snr = [math.log(a / s) if s else math.inf for a, s in zip(alpha, sigma, strict=True)]
+
+    steps = []
+    for k, timestep in enumerate(timesteps):
+        h = log_snr[k + 1] - log_snr[k]
+        take = -alpha[k + 1] * math.expm1(-h)
+        second_order = 0 < k < n - 1
+        change = take / 2 * h / (log_snr[k] - log_snr[k - 1]) if second_order else 0.0
+        steps.append(SolverStep(timestep, sigma[k + 1] / sigma[k], take, change))
+    return tuple(steps)
+
+
+def sample(network: RdtNetwork, conditions: Conditions, state: Tensor, noise: Tensor) -> Tensor:
+    """A chunk of clean actions (B, T, A) float32 from the state (B, 1, A) and standard normal noise (B, T, A).
+
+    The actions stay in float32 between the steps, whatever the network's type. Slots that the robot does not have
+    are set to zero at the end only, as in the reference.
+    """
+    config = network.config
+    x, m_before = noise.float(), None
+    for step in solver_steps(config.num_train_timesteps, config.num_inference_timesteps):
+        m = network(conditions, state, x, torch.full((len(x),), step.timestep, device=x.device))
+        x, m_before = step.advance(x, m, m_before), m
+    return x * conditions.action_mask
