@@ -1,0 +1,1 @@
+"""The simulated robot: MuJoCo model, scene, physics, cameras and the scripted expert."""
