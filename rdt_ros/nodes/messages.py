@@ -8,6 +8,8 @@ from collections.abc import Sequence
 import numpy as np
 import rdt_msgs.msg
 from builtin_interfaces.msg import Time
+from geometry_msgs.msg import PoseStamped
+from nav_msgs.msg import Odometry
 from sensor_msgs.msg import CompressedImage, Image, JointState
 
 from rdt_ros.errors import InputError
@@ -80,6 +82,36 @@ def joint_sample(robot: Robot, group: JointGroup, role: str, msg: JointState) ->
         velocity=msg.velocity,
         effort=msg.effort,
     )
+
+
+def odometry_msg(ns: int, base: np.ndarray) -> Odometry:
+    """A base's velocity (3,): vx m/s, vy m/s, yaw rate rad/s."""
+    msg = Odometry()
+    msg.header.stamp = stamp_msg(ns)
+    twist = msg.twist.twist
+    twist.linear.x, twist.linear.y, twist.angular.z = base.astype(float).tolist()
+    return msg
+
+
+def base_velocity(msg: Odometry) -> np.ndarray:
+    """(3,) float32 of a base's odometry."""
+    twist = msg.twist.twist
+    return np.array([twist.linear.x, twist.linear.y, twist.angular.z], np.float32)
+
+
+def pose_msg(ns: int, pose: np.ndarray) -> PoseStamped:
+    """A pose (7,): x y z in m, quaternion x y z w."""
+    msg = PoseStamped()
+    msg.header.stamp = stamp_msg(ns)
+    position, turn = msg.pose.position, msg.pose.orientation
+    position.x, position.y, position.z, turn.x, turn.y, turn.z, turn.w = pose.astype(float).tolist()
+    return msg
+
+
+def pose_vector(msg: PoseStamped) -> np.ndarray:
+    """(7,) float32 of a pose."""
+    position, turn = msg.pose.position, msg.pose.orientation
+    return np.array([position.x, position.y, position.z, turn.x, turn.y, turn.z, turn.w], np.float32)
 
 
 def observation_msg(observation: Observation) -> rdt_msgs.msg.Observation:

@@ -206,16 +206,7 @@ class Robot:
 
 def load_robot(name_or_path: str | Path) -> Robot:
     """The robot of a shipped name (`agilex`) or of a YAML file; InputError with the key where it is wrong."""
-    path = Path(name_or_path)
-    if path.suffix not in (".yaml", ".yml"):
-        folder = share_dir() / "config" / "robots"
-        known = sorted(p.stem for p in folder.glob("*.yaml"))
-        if str(name_or_path) not in known:
-            near = difflib.get_close_matches(str(name_or_path), known, n=1)
-            hint = f", is {near[0]!r} meant?" if near else ""
-            names = ", ".join(known)
-            raise InputError(f"robot: expected one of {names} or a YAML file, found {str(name_or_path)!r}{hint}")
-        path = folder / f"{name_or_path}.yaml"
+    path = robot_path(name_or_path)
     try:
         data = yaml.safe_load(path.read_text())
     except OSError as error:
@@ -223,6 +214,21 @@ def load_robot(name_or_path: str | Path) -> Robot:
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise InputError(f"robot file {path}: no YAML: {' '.join(str(error).split())}") from None
     return parse_robot(data, path.name)
+
+
+def robot_path(name_or_path: str | Path) -> Path:
+    """The YAML file of a shipped name, or the path itself; InputError with the nearest name where there is none."""
+    path = Path(name_or_path)
+    if path.suffix in (".yaml", ".yml"):
+        return path
+    folder = share_dir() / "config" / "robots"
+    known = sorted(p.stem for p in folder.glob("*.yaml"))
+    if str(name_or_path) not in known:
+        near = difflib.get_close_matches(str(name_or_path), known, n=1)
+        hint = f", is {near[0]!r} meant?" if near else ""
+        names = ", ".join(known)
+        raise InputError(f"robot: expected one of {names} or a YAML file, found {str(name_or_path)!r}{hint}")
+    return folder / f"{name_or_path}.yaml"
 
 
 def parse_robot(data: object, path: str) -> Robot:
