@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 import numpy as np
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
+from rclpy.clock import Clock, ClockType
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
-from rclpy.qos import DurabilityPolicy, QoSProfile
 from rdt_msgs.msg import ActionChunk, ExecutorState, Observation
 from rdt_msgs.srv import SetInstruction
 from std_msgs.msg import String
@@ -22,6 +22,7 @@ from rdt_ros.nodes import messages
 from rdt_ros.nodes.diagnostics import diagnostic_array
 from rdt_ros.nodes.parameters import load
 from rdt_ros.nodes.process import run_node
+from rdt_ros.nodes.qos import LATCHED, OBSERVATIONS
 from rdt_ros.options import option
 from rdt_ros.policy.history import History
 from rdt_ros.policy.interface import Policy, joint_chunk
@@ -90,13 +91,12 @@ class PolicyNode(LifecycleNode):
             return TransitionCallbackReturn.FAILURE
         self._chunks = self.create_publisher(ActionChunk, "action_chunk", 10)
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
-        self.create_subscription(Observation, "observation", self._on_observation, 10)
+        self.create_subscription(Observation, "observation", self._on_observation, OBSERVATIONS)
         self.create_subscription(ExecutorState, "executor/state", self._on_executor_state, 10)
         self.create_service(SetInstruction, "~/set_instruction", self._set_instruction)
         if self._config.policy == "scripted":
-            latched = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
-            self.create_subscription(String, "sim/scene", self._on_scene, latched)
-        self.create_timer(1.0, self._report)
+            self.create_subscription(String, "sim/scene", self._on_scene, LATCHED)
+        self.create_timer(1.0, self._report, clock=Clock(clock_type=ClockType.STEADY_TIME))
         self.get_logger().info(f"{self._config.policy} is ready after {time.monotonic() - began:.1f} s")
         return TransitionCallbackReturn.SUCCESS
 

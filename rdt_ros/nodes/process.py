@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import signal
 import sys
+import threading
 from collections.abc import Callable
-from types import FrameType
 
 import rclpy
 from rclpy.exceptions import InvalidParameterValueException
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.node import Node
+from rclpy.signals import SignalHandlerOptions
 
 from rdt_ros.errors import InputError
+
+WAIT_S = 0.2  # a signal is seen between two waits
 
 
 def run_node(make: Callable[[], Node]) -> None:
@@ -21,15 +24,21 @@ def run_node(make: Callable[[], Node]) -> None:
     Exit codes: 0 after a signal, 2 with one line on stderr for a user's mistake. A node that ends by itself raises
     SystemExit in a callback. A node with a `close()` method gets it called before it is destroyed.
     """
-    rclpy.init(args=sys.argv)
-    signal.signal(signal.SIGTERM, _interrupt)
+    # rclpy's own handlers would end the context before the node can say its last words
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    rclpy.init(args=sys.argv, signal_handler_options=SignalHandlerOptions.NO)
     node: Node | None = None
     code: int | str | None = 0
     try:
         node = make()
         executor = SingleThreadedExecutor()
         executor.add_node(node)
-        executor.spin()
+        # no exceptions from here on: one inside rclpy's own code would end the process with a traceback
+        ended = threading.Event()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, lambda *_: ended.set())
+        while not ended.is_set():
+            executor.spin_once(timeout_sec=WAIT_S)
     except (KeyboardInterrupt, ExternalShutdownException):
         pass
     except InvalidParameterValueException as error:
@@ -52,10 +61,6 @@ def _close(node: Node | None) -> None:
             node.close()
         node.destroy_node()
     rclpy.try_shutdown()
-
-
-def _interrupt(_signal: int, _frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
 
 
 def _complain(message: str) -> int:

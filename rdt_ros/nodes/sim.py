@@ -16,7 +16,6 @@ from rclpy.clock import Clock as RosClock
 from rclpy.clock import ClockType
 from rclpy.node import Node
 from rclpy.publisher import Publisher
-from rclpy.qos import DurabilityPolicy, QoSProfile
 from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import CompressedImage, Image, JointState
 from std_msgs.msg import String
@@ -27,6 +26,7 @@ from rdt_ros.nodes import messages
 from rdt_ros.nodes.diagnostics import diagnostic_array
 from rdt_ros.nodes.parameters import load
 from rdt_ros.nodes.process import run_node
+from rdt_ros.nodes.qos import LATCHED
 from rdt_ros.options import option
 from rdt_ros.robot.description import Camera, JointGroup, load_robot
 from rdt_ros.sim.rendering import check_rendering
@@ -37,7 +37,7 @@ from rdt_ros.types import NS_PER_S
 if TYPE_CHECKING:
     from rdt_ros.sim.robot import SimRobot
 
-DISCOVERY_S = 1.0  # until other publishers of our topics are known
+DISCOVERY_S = 2.0  # until other publishers of our topics are known
 DEPTH = 10
 WATCH_PERIOD_S = 1.0
 SAY_WAITING_AFTER_S = 5.0
@@ -132,8 +132,7 @@ class SimNode(Node):
             )
             for camera in self._robot.cameras
         }
-        latched = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
-        self._scene_publisher = self.create_publisher(String, "~/scene", latched)
+        self._scene_publisher = self.create_publisher(String, "~/scene", LATCHED)
         self._outcome_publisher = self.create_publisher(String, "~/outcome", DEPTH)
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", DEPTH)
         for group in self._robot.groups:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from rclpy.node import Node
-from rclpy.qos import DurabilityPolicy, QoSProfile
+from rdt_msgs.msg import Observation
 from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import JointState
 from std_msgs.msg import String
@@ -16,6 +16,7 @@ from std_srvs.srv import Trigger
 from rdt_ros.nodes import messages
 from rdt_ros.nodes.parameters import load
 from rdt_ros.nodes.process import run_node
+from rdt_ros.nodes.qos import LATCHED, OBSERVATIONS
 from rdt_ros.options import option
 from rdt_ros.robot.description import load_robot
 from rdt_ros.sim.expert import plan
@@ -30,6 +31,7 @@ class TeleopConfig:
 
     robot: str = option("sim_aloha", doc="Robot file: a shipped name or a path")
     autostart: bool = option(False, doc="Begin each scene by itself; false: after the service ~/start")
+    lockstep: bool = option(False, doc="Send a tick only once the Observation of the tick before is out: none is lost")
 
 
 class TeleopNode(Node):
@@ -52,9 +54,12 @@ class TeleopNode(Node):
         self._first_tick: int | None = None  # the tick of the plan's first row, in control periods
         self._tick = -1
         self._clock_ns = -1
-        latched = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
-        self.create_subscription(String, "sim/scene", self._on_scene, latched)
+        self._observed_ns = -1  # stamp of the newest Observation
+        self._due: int | None = None  # tick that is not sent yet
+        self.create_subscription(String, "sim/scene", self._on_scene, LATCHED)
         self.create_subscription(Clock, "/clock", self._on_clock, DEPTH)
+        if self._config.lockstep:
+            self.create_subscription(Observation, "observation", self._on_observation, OBSERVATIONS)
         self.create_service(Trigger, "~/start", self._on_start)
 
     def _on_scene(self, msg: String) -> None:
@@ -71,17 +76,30 @@ class TeleopNode(Node):
             self._started, self._first_tick = True, None
         return response
 
+    def _on_observation(self, msg: Observation) -> None:
+        self._observed_ns = messages.stamp_ns(msg.header.stamp)
+        self._send_due()
+
     def _on_clock(self, msg: Clock) -> None:
         """Sends when a new tick begins, and again where the same time comes again: a simulator that still waits."""
         now_ns = messages.stamp_ns(msg.clock)
         tick = now_ns // self._robot.period_ns
         if tick != self._tick or now_ns == self._clock_ns:
-            self._send(tick)
+            self._due = tick
+            self._send_due()
         self._tick, self._clock_ns = tick, now_ns
 
-    def _send(self, tick: int) -> None:
-        if not self._started or self._scene is None:
+    def _send_due(self) -> None:
+        """The simulator goes on with what is sent here, so in lock-step the tick before must have been seen by all."""
+        if self._due is None or not self._started or self._scene is None:
             return
+        going = self._first_tick is not None and self._due > self._first_tick
+        if self._config.lockstep and going and self._observed_ns < (self._due - 1) * self._robot.period_ns:
+            return
+        self._send(self._due)
+        self._due = None
+
+    def _send(self, tick: int) -> None:
         if self._first_tick is None or tick < self._first_tick:
             self._first_tick = tick
         row = self._plan[min(tick - self._first_tick, len(self._plan) - 1)]
