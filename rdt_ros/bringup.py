@@ -9,12 +9,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from rdt_ros.episodes.reader import EpisodeReader
 from rdt_ros.errors import InputError
 from rdt_ros.robot.description import load_robot
 from rdt_ros.share import share_dir
 
 SIM_NAMESPACE = "sim"
 SIM_DOMAIN_ID = "77"  # far from the default 0, so that a simulated arm never hears a real one's commands
+FAST_DDS_2 = ("humble", "jazzy")  # distributions whose DDS reads its profile from the older variable
 POLICIES = ("rdt", "scripted", "replay", "hold")
 
 
@@ -47,7 +49,11 @@ class Plan:
     notes: tuple[str, ...] = field(default=())  # lines for the person who started it
 
 
-_ROBOT = Argument("robot", "", "robot file: a shipped name or a YAML path; empty: agilex, or sim_aloha with sim:=true")
+_ROBOT = Argument(
+    "robot",
+    "",
+    "robot file: a shipped name or a YAML path; empty: agilex, sim_aloha, or the episode's",
+)
 _COMMON = (
     Argument("namespace", "", "ROS namespace of all nodes and topics; empty: none, or `sim` with a simulated source"),
     Argument("domain", "", "ROS_DOMAIN_ID; empty: the environment's, or 77 with a simulated source"),
@@ -80,7 +86,11 @@ ARGUMENTS: dict[str, tuple[Argument, ...]] = {
         Argument("output", None, "folder for the episodes"),
         Argument("instruction", "", "what is being done, in words"),
         _ROBOT,
-        Argument("autostart", "false", "true: record (and, with sim:=true, let the scripted expert begin) at once; false: after recorder/start"),
+        Argument(
+            "autostart",
+            "false",
+            "true: record (and, with sim:=true, let the scripted expert begin) at once; false: after recorder/start",
+        ),
         *_SIM,
         *_COMMON,
     ),
@@ -124,7 +134,7 @@ def plan(deployment: str, given: Mapping[str, str]) -> Plan:
     """Which nodes run, with which parameters, for these arguments; InputError where they make no sense."""
     args = _Arguments(deployment, values(deployment, given))
     simulated = deployment in ("sim", "replay") or args.flag("sim")
-    robot = args["robot"] or ("sim_aloha" if deployment == "sim" or args.flag("sim") else "agilex")
+    robot = args["robot"] or _default_robot(deployment, args)
     load_robot(robot)  # a wrong file is refused before anything starts
     nodes = {"inference": _inference, "record": _record, "replay": _replay, "sim": _sim}[deployment](args, robot)
     namespace = args["namespace"] or (SIM_NAMESPACE if simulated else "")
@@ -143,13 +153,13 @@ def plan(deployment: str, given: Mapping[str, str]) -> Plan:
 
 def environment(domain: str = "") -> dict[str, str]:
     """Environment of every process: DDS profile that loses no pictures, discovery on this host unless opened."""
-    profile = str(share_dir() / "config" / "fastdds.xml")
+    distribution = os.environ.get("ROS_DISTRO", "")
+    profile = "FASTRTPS_DEFAULT_PROFILES_FILE" if distribution in FAST_DDS_2 else "FASTDDS_DEFAULT_PROFILES_FILE"
     result = {
-        "FASTRTPS_DEFAULT_PROFILES_FILE": os.environ.get("FASTRTPS_DEFAULT_PROFILES_FILE", profile),
-        "FASTDDS_DEFAULT_PROFILES_FILE": os.environ.get("FASTDDS_DEFAULT_PROFILES_FILE", profile),
+        profile: os.environ.get(profile, str(share_dir() / "config" / "fastdds.xml")),
         "PYTHONUNBUFFERED": "1",
     }
-    if os.environ.get("ROS_DISTRO") == "humble":  # knows only this older switch
+    if distribution == "humble":  # knows only this older switch
         result["ROS_LOCALHOST_ONLY"] = os.environ.get("ROS_LOCALHOST_ONLY", "1")
     else:
         result["ROS_AUTOMATIC_DISCOVERY_RANGE"] = os.environ.get("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
@@ -179,6 +189,13 @@ class _Arguments:
         except ValueError:
             what = "a whole number" if kind is int else "a number"
             raise InputError(f"{self._deployment}: {name}: expected {what}, found {self._given[name]!r}") from None
+
+
+def _default_robot(deployment: str, args: _Arguments) -> str:
+    if deployment == "replay" and args["source"].endswith(".hdf5"):
+        with EpisodeReader(args["source"]) as episode:
+            return episode.robot.name
+    return "sim_aloha" if deployment == "sim" or args.flag("sim") else "agilex"
 
 
 def _sim_node(args: _Arguments, robot: str) -> NodeSpec:
@@ -212,7 +229,7 @@ def _policy_node(args: _Arguments, robot: str, clock: Mapping[str, Any]) -> Node
 
 
 def _sync_node(args: _Arguments, robot: str, *, leader: bool = False) -> NodeSpec:
-    return NodeSpec("camera_sync", {"robot": robot, "leader": leader, "reliable": args.flag("lockstep")})
+    return NodeSpec("camera_sync", {"robot": robot, "leader": leader, "lockstep": args.flag("lockstep")})
 
 
 def _inference(args: _Arguments, robot: str) -> tuple[NodeSpec, ...]:
@@ -242,21 +259,23 @@ def _record(args: _Arguments, robot: str) -> tuple[NodeSpec, ...]:
     recorder = {"output": args["output"], "instruction": args["instruction"], "autostart": args.flag("autostart")}
     nodes = (_sync_node(args, robot, leader=True), NodeSpec("recorder", {"robot": robot, **recorder}))
     if args.flag("sim"):
-        return (_sim_node(args, robot), _teleop_node(robot, autostart=args.flag("autostart")), *nodes)
+        return (
+            _sim_node(args, robot),
+            _teleop_node(robot, autostart=args.flag("autostart"), lockstep=args.flag("lockstep")),
+            *nodes,
+        )
     return nodes
 
 
-def _teleop_node(robot: str, *, autostart: bool) -> NodeSpec:
-    return NodeSpec("teleop", {"robot": robot, "autostart": autostart})
+def _teleop_node(robot: str, *, autostart: bool, lockstep: bool) -> NodeSpec:
+    return NodeSpec("teleop", {"robot": robot, "autostart": autostart, "lockstep": lockstep})
 
 
 def _replay(args: _Arguments, robot: str) -> tuple[NodeSpec, ...]:
     source = {"source": args["source"], "rate": args.number("rate", float), "lockstep": args.flag("lockstep")}
+    sync = {"reliable": True, "lockstep": args.flag("lockstep")}
     # an episode ends by itself, and with it the replay
-    nodes = [
-        NodeSpec("replay", {"robot": robot, **source}),
-        NodeSpec("camera_sync", {"robot": robot, "reliable": True}),
-    ]
+    nodes = [NodeSpec("replay", {"robot": robot, **source}), NodeSpec("camera_sync", {"robot": robot, **sync})]
     if args["policy"]:
         nodes.append(_policy_node(args, robot, {"use_sim_time": True}))
     return tuple(nodes)
@@ -264,4 +283,4 @@ def _replay(args: _Arguments, robot: str) -> tuple[NodeSpec, ...]:
 
 def _sim(args: _Arguments, robot: str) -> tuple[NodeSpec, ...]:
     nodes = (_sim_node(args, robot),)
-    return (*nodes, _teleop_node(robot, autostart=True)) if args.flag("teleop") else nodes
+    return (*nodes, _teleop_node(robot, autostart=True, lockstep=False)) if args.flag("teleop") else nodes

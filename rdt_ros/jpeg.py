@@ -12,9 +12,9 @@ from rdt_ros.errors import InputError
 
 QUALITY = 95
 SETTINGS = (
-    *(cv2.IMWRITE_JPEG_QUALITY, QUALITY),
-    *(cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_420),
-)
+    cv2.IMWRITE_JPEG_QUALITY,
+    QUALITY,
+)  # 4:2:0 is OpenCV's default; old versions cannot be told, a test holds it
 
 
 def encode(pixels: np.ndarray) -> bytes:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import heapq
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -49,20 +49,20 @@ class BagMessage:
 class BagReader:
     """The topics of one robot in a bag: a folder, or a single .mcap or .db3. Use it as a context manager.
 
-    `namespace` stands before the robot's topics in the bag. InputError for what is no bag, is cut short, or lacks the
-    topics of a camera or a measured arm.
+    A namespace before the robot's topics is found by itself; with several robots in the bag it must be given.
+    InputError for what is no bag, is cut short, or lacks the topics of a camera or a measured arm.
     """
 
-    def __init__(self, path: str | Path, robot: Robot, *, namespace: str = "") -> None:
+    def __init__(self, path: str | Path, robot: Robot, *, namespace: str | None = None) -> None:
         self.path = Path(path)
         if not self.path.exists():
             raise InputError(f"{self.path}: no such bag")
-        prefix = f"/{namespace.strip('/')}" if namespace.strip("/") else ""
         with _reading(self.path):
             self._reader = Reader(self.path)
             self._reader.open()
             in_bag = {c.topic: c.msgtype for c in self._reader.connections if c.msgcount}
         try:
+            prefix = self._prefix(in_bag, robot) if namespace is None else "/".join(["", *namespace.strip("/").split()])
             names = {route.topic: f"{prefix}/{route.topic.lstrip('/')}" for route in robot_topics(robot)}
             self.topics = {name: in_bag[full] for name, full in names.items() if full in in_bag}
             self._check(robot)
@@ -102,6 +102,14 @@ class BagReader:
         with _reading(self.path):
             for connection, log_ns, data in self._reader.messages(connections=connections):
                 yield self._names[connection.topic], log_ns, bytes(data)
+
+    def _prefix(self, in_bag: Iterable[str], robot: Robot) -> str:
+        """What stands before the first arm's measured topic: empty, or a namespace with its slash."""
+        arm = "/" + robot.groups[0].measured.topic.lstrip("/")
+        prefixes = sorted(topic.removesuffix(arm) for topic in in_bag if topic.endswith(arm))
+        if len(prefixes) > 1 and "" not in prefixes:
+            raise InputError(f"{self.path}: expected one robot, found namespaces {', '.join(prefixes)}")
+        return prefixes[0] if prefixes else ""
 
     def _check(self, robot: Robot) -> None:
         """Refuses a bag with other types, or without what an Observation needs."""

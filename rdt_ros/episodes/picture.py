@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from rdt_ros.episodes.reader import EpisodeReader
 from rdt_ros.jpeg import decode
@@ -24,7 +25,8 @@ def draw_episode(episode: EpisodeReader, path: Path) -> None:
     joint_rows = -(-len(names) // JOINT_COLUMNS)
     figure = Figure(figsize=(14, 2.7 * len(cameras) + 1.15 * joint_rows), layout="constrained")
     FigureCanvasAgg(figure)
-    top, bottom = figure.subfigures(2, 1, height_ratios=[2.7 * len(cameras), 1.15 * joint_rows])
+    parts: Any = figure.subfigures(2, 1, height_ratios=[2.7 * len(cameras), 1.15 * joint_rows])
+    top, bottom = parts
 
     axes = top.subplots(len(cameras), len(moments), squeeze=False)
     seconds = (episode.ticks - episode.ticks[0]) / NS_PER_S

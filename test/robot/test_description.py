@@ -140,7 +140,10 @@ GRIPPER = ("groups", 0, "joints", 6)
         (_set([1, "a"], *JOINT, "position"), r"joints\[2\].position: expected a list of 2 numbers"),
         (_set(float("nan"), *JOINT, "velocity"), r"joints\[2\].velocity: expected a number above 0, found nan"),
         (_set("left_joint1", *JOINT, "name"), "joint name used twice: left_joint1"),
-        (_set("left_arm_joint_1_pos", *JOINT, "slot"), "slot used twice: left_joint1.left_arm_joint_1_pos and left_joi"),
+        (
+            _set("left_arm_joint_1_pos", *JOINT, "slot"),
+            "slot used twice: left_joint1.left_arm_joint_1_pos and left_joi",
+        ),
         (_remove(*GRIPPER, "command_wire"), r"joints\[6\]: a gripper needs the keys"),
         (_set({"closed": 1, "open": 1}, *GRIPPER, "command_wire"), "open: expected another value than closed"),
         (_set(["a", "b"], "groups", 0, "measured", "names"), "measured.names: expected a list of 7 different texts"),

@@ -12,13 +12,15 @@ from rdt_ros.robot.vector import SLOTS, VECTOR_SIZE, rotation_from_6d, rotation_
 @pytest.mark.parametrize(
     ("name", "index"),
     [
-        ("right_arm_joint_0_pos", 0), ("arm_joint_9_pos", 9), ("right_gripper_joint_0_pos", 10), ("gripper_open", 10),
-        ("right_gripper_open", 10), ("gripper_joint_4_pos", 14), ("right_arm_joint_0_vel", 15), ("gripper_joint_4_vel", 29),
-        ("gripper_open_vel", 25), ("right_eef_pos_x", 30), ("eef_pos_z", 32), ("right_eef_angle_0", 33), ("eef_angle_5", 38),
-        ("right_eef_vel_x", 39), ("eef_vel_z", 41), ("right_eef_angular_vel_roll", 42), ("eef_angular_vel_yaw", 44),
-        ("left_arm_joint_0_pos", 50), ("left_gripper_joint_0_pos", 60), ("left_gripper_open", 60),
-        ("left_arm_joint_9_vel", 74), ("left_gripper_open_vel", 75), ("left_eef_pos_x", 80), ("left_eef_angle_5", 88),
-        ("left_eef_angular_vel_yaw", 94), ("base_vel_x", 100), ("base_vel_y", 101), ("base_angular_vel", 102),
+        ("right_arm_joint_0_pos", 0), ("arm_joint_9_pos", 9), ("right_gripper_joint_0_pos", 10),
+        ("gripper_open", 10), ("right_gripper_open", 10), ("gripper_joint_4_pos", 14),
+        ("right_arm_joint_0_vel", 15), ("gripper_joint_4_vel", 29), ("gripper_open_vel", 25),
+        ("right_eef_pos_x", 30), ("eef_pos_z", 32), ("right_eef_angle_0", 33), ("eef_angle_5", 38),
+        ("right_eef_vel_x", 39), ("eef_vel_z", 41), ("right_eef_angular_vel_roll", 42),
+        ("eef_angular_vel_yaw", 44), ("left_arm_joint_0_pos", 50), ("left_gripper_joint_0_pos", 60),
+        ("left_gripper_open", 60), ("left_arm_joint_9_vel", 74), ("left_gripper_open_vel", 75),
+        ("left_eef_pos_x", 80), ("left_eef_angle_5", 88), ("left_eef_angular_vel_yaw", 94), ("base_vel_x", 100),
+        ("base_vel_y", 101), ("base_angular_vel", 102),
     ],
 )  # fmt: skip
 def test_slots_stand_where_the_reference_has_them(name, index):
