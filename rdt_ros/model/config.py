@@ -143,6 +143,30 @@ def config_from_json(data: object, path: str) -> ModelConfig:
     return config
 
 
+def config_from_reference(data: object, img_cond_len: int, path: str) -> ModelConfig:
+    """Sizes from the content of the reference's base.yaml, with the picture tokens that the file leaves out.
+
+    Paths and settings of its data set are not looked at.
+    """
+    top = Section(data, path)
+    common, tokens = top.section("common"), top.section("dataset").whole("tokenizer_max_length", least=1)
+    moments, cameras = common.whole("img_history_size", least=1), common.whole("num_cameras", least=1)
+    if img_cond_len % (moments * cameras):
+        raise common.fail("num_cameras", f"a divisor of {img_cond_len} picture tokens", cameras)
+    model = top.take("model")
+    if not isinstance(model, dict):
+        raise top.fail("model", "a mapping", model)
+    flat = {
+        "action_dim": common.whole("state_dim", least=1),
+        "pred_horizon": common.whole("action_chunk_size", least=1),
+        "max_lang_cond_len": tokens,
+        "img_cond_len": img_cond_len,
+        "lang_pos_embed_config": [["lang", -tokens]],
+        "img_pos_embed_config": [["image", [moments, cameras, -(img_cond_len // (moments * cameras))]]],
+    }
+    return config_from_json(model | flat, f"{path}: model")
+
+
 def config_to_json(config: ModelConfig) -> dict[str, Any]:
     """The reference's flat form, which its own code loads, with our keys `norm` and `vision` added."""
     return {

@@ -156,15 +156,14 @@ class FinalLayer(nn.Module):
         self.norm_final = RmsNorm(config.hidden_size, config.norm)
         self.ffn_final = Mlp(config.hidden_size, config.action_dim)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, N, D) -> (B, N, A) float32.
+    def forward(self, x: Tensor, dtype: torch.dtype) -> Tensor:
+        """(B, N, D) -> (B, N, A) of `dtype`, in which the last Linear runs, since its output is the chunk.
 
-        The last Linear runs in float32, since its output is the chunk: bf16 would place a joint target between 2
-        and 4 rad on a grid of 0.0156 rad.
+        Float32 keeps what bf16 would lose: it places a joint target between 2 and 4 rad on a grid of 0.0156 rad.
         """
         fc1, fc2 = self.ffn_final.fc1, self.ffn_final.fc2
         hidden = F.gelu(fc1(self.norm_final(x)), approximate="tanh")
-        return F.linear(hidden.float(), fc2.weight.float(), fc2.bias.float())
+        return F.linear(hidden.to(dtype), fc2.weight.to(dtype), fc2.bias.to(dtype))
 
 
 class RdtTransformer(nn.Module):
@@ -199,14 +198,14 @@ class RdtTransformer(nn.Module):
         self.lang_cond_pos_embed.copy_(sinusoid(self.config.hidden_size, torch.zeros(self.config.max_lang_cond_len)))
         self.img_cond_pos_embed.copy_(picture_positions(self.config))
 
-    def forward(self, tokens: Tensor, timestep: Tensor, conditions: Conditions) -> Tensor:
-        """State and noisy actions (B, 1 + T, D), timestep (B,) -> clean actions (B, T, A) float32."""
+    def forward(self, tokens: Tensor, timestep: Tensor, conditions: Conditions, action_dtype: torch.dtype) -> Tensor:
+        """State and noisy actions (B, 1 + T, D), timestep (B,) -> clean actions (B, T, A) of `action_dtype`."""
         x = torch.cat([self.t_embedder(timestep), self.freq_embedder(conditions.ctrl_freq_hz), tokens], dim=1)
         x = x + self.x_pos_embed
         for i, block in enumerate(self.blocks):
             lang = i % 2 == 0
             x = block(x, conditions.lang if lang else conditions.img, conditions.lang_mask if lang else None)
-        return self.final_layer(x)[:, -self.config.horizon :]
+        return self.final_layer(x, action_dtype)[:, -self.config.horizon :]
 
 
 class RdtNetwork(nn.Module):
@@ -240,12 +239,15 @@ class RdtNetwork(nn.Module):
         )
 
     def forward(self, conditions: Conditions, state: Tensor, noisy_actions: Tensor, timestep: Tensor) -> Tensor:
-        """State (B, 1, A), noisy actions (B, T, A), timestep (B,) -> clean actions (B, T, A) float32."""
+        """State (B, 1, A), noisy actions (B, T, A), timestep (B,) -> clean actions (B, T, A).
+
+        The clean actions come in the type of the noisy ones, whatever the network's.
+        """
         tokens = [
             self.state_adaptor(torch.cat([x.to(self.dtype), conditions.action_mask.expand_as(x)], dim=-1))
             for x in (state, noisy_actions)
         ]
-        return self.model(torch.cat(tokens, dim=1), timestep, conditions)
+        return self.model(torch.cat(tokens, dim=1), timestep, conditions, noisy_actions.dtype)
 
 
 def sinusoid(width: int, positions: Tensor) -> Tensor:

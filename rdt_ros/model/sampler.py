@@ -13,9 +13,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from rdt_ros.errors import InputError
 from rdt_ros.model.network import Conditions, RdtNetwork
 
 MAX_BETA = 0.999
+ACTION_DTYPES = ("float32", "model")
 COSINE_OFFSET = 0.008  # keeps the first steps from adding too little noise
 
 
@@ -47,12 +49,22 @@ class SolverStep:
     timestep: int
     keep: float
     take: float
-    change: float  # 0 in a step of first order
+    ratio: float  # of this step's width to that of the step before, in log SNR; 0 in a step of first order
+
+    @property
+    def change(self) -> float:
+        """How much of the output's change is added."""
+        return self.take / 2 * self.ratio
 
     def advance(self, x: Tensor, m: Tensor, m_before: Tensor | None) -> Tensor:
-        """The actions one step less noisy, (B, T, A); `m_before` is None in the first step."""
-        x = self.keep * x + self.take * m
-        return x if m_before is None else x + self.change * (m - m_before)
+        """The actions one step less noisy, (B, T, A) float32; `m_before` is None in the first step.
+
+        Coefficients are tensors and multiply in the order of diffusers, so that an output in bf16 is rounded
+        where it is there.
+        """
+        take = torch.tensor(self.take)
+        x = self.keep * x.float() + take * m
+        return x if m_before is None else x + take / 2 * (torch.tensor(self.ratio) * (m - m_before))
 
 
 @lru_cache
@@ -74,20 +86,33 @@ def solver_steps(num_train_timesteps: int, num_inference_timesteps: int) -> tupl
         h = log_snr[k + 1] - log_snr[k]
         take = -alpha[k + 1] * math.expm1(-h)
         second_order = 0 < k < n - 1
-        change = take / 2 * h / (log_snr[k] - log_snr[k - 1]) if second_order else 0.0
-        steps.append(SolverStep(timestep, sigma[k + 1] / sigma[k], take, change))
+        ratio = h / (log_snr[k] - log_snr[k - 1]) if second_order else 0.0
+        steps.append(SolverStep(timestep, sigma[k + 1] / sigma[k], take, ratio))
     return tuple(steps)
 
 
-def sample(network: RdtNetwork, conditions: Conditions, state: Tensor, noise: Tensor) -> Tensor:
-    """A chunk of clean actions (B, T, A) float32 from the state (B, 1, A) and standard normal noise (B, T, A).
+def action_type(setting: str, network: torch.dtype) -> torch.dtype:
+    """The type of actions while they are sampled: float32, or with "model" the network's, as in the reference."""
+    if setting not in ACTION_DTYPES:
+        raise InputError(f"action_dtype: expected one of {', '.join(ACTION_DTYPES)}, found {setting!r}")
+    return torch.float32 if setting == "float32" else network
 
-    The actions stay in float32 between the steps, whatever the network's type. Slots that the robot does not have
-    are set to zero at the end only, as in the reference.
+
+def sample(
+    network: RdtNetwork,
+    conditions: Conditions,
+    state: Tensor,
+    noise: Tensor,
+    action_dtype: torch.dtype = torch.float32,
+) -> Tensor:
+    """A chunk of clean actions (B, T, A) from the state (B, 1, A) and standard normal noise (B, T, A).
+
+    The actions are `action_dtype` in and between the steps, whatever the network's type. Slots that the robot does
+    not have are set to zero at the end only, as in the reference.
     """
     config = network.config
-    x, m_before = noise.float(), None
+    x, m_before = noise.to(action_dtype), None
     for step in solver_steps(config.num_train_timesteps, config.num_inference_timesteps):
         m = network(conditions, state, x, torch.full((len(x),), step.timestep, device=x.device))
-        x, m_before = step.advance(x, m, m_before), m
-    return x * conditions.action_mask
+        x, m_before = step.advance(x, m, m_before).to(action_dtype), m
+    return x * conditions.action_mask.to(action_dtype)

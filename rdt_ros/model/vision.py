@@ -64,7 +64,9 @@ class SiglipEncoder:
     def load(cls, path_or_id: str) -> SiglipEncoder:
         """Weights of a local folder or a Hub id, of the whole SigLIP or of its vision tower."""
         try:
-            loaded: Any = _Tower.from_pretrained(path_or_id, vision_use_head=False, output_loading_info=True)
+            config = SiglipVisionConfig.from_pretrained(path_or_id)
+            config.vision_use_head = False
+            loaded: Any = _Tower.from_pretrained(path_or_id, config=config, output_loading_info=True)
         except (OSError, ValueError, RuntimeError, SafetensorError) as error:
             reason = str(error).strip().split("\n")[0]
             raise InputError(

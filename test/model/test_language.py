@@ -37,10 +37,13 @@ def test_safetensors_are_read(tmp_path: Path):
     ("stored", "message"),
     [
         ({"name": "task"}, "expected a tensor or a dict with 'embeddings', found a dict of name"),
-        (["pick"], "expected a tensor or a dict with 'embeddings', found list"),
-        (TOKENS[0], r"expected shape \(L, width\) or \(1, L, width\), found \(8,\)"),
-        (torch.stack([TOKENS, TOKENS]), r"found \(2, 3, 8\)"),
-        (TOKENS[:0], r"found \(0, 8\)"),
+        (["pick"], "expected a tensor, found list"),
+        (
+            TOKENS[0],
+            r"expected floating numbers of shape \(L, width\) or \(1, L, width\), found bfloat16 of shape \(8,\)",
+        ),
+        (torch.stack([TOKENS, TOKENS]), r"of shape \(2, 3, 8\)"),
+        (TOKENS[:0], r"of shape \(0, 8\)"),
         (TOKENS * float("nan"), "expected finite values"),
     ],
 )
@@ -67,7 +70,7 @@ def test_a_pickle_that_runs_code_is_refused_unrun(write, tmp_path: Path):
     path, trace = tmp_path / "lang.pt", tmp_path / "ran"
     write({"embeddings": Intruder(f"touch {trace}")}, path)
 
-    with pytest.raises(InputError, match="expected tensors only"):
+    with pytest.raises(InputError, match="found a pickle that asks for posix.system; nothing was run"):
         load_tokens(path)
     assert not trace.exists()
 
@@ -79,12 +82,12 @@ def test_absent_empty_and_cut_files_give_one_line(name: str, tmp_path: Path):
         load_tokens(path)
 
     path.write_bytes(b"")
-    with pytest.raises(InputError, match="expected a torch or safetensors file"):
+    with pytest.raises(InputError, match="expected a (torch|safetensors) file"):
         load_tokens(path)
 
     torch.save(TOKENS, path) if name.endswith("pt") else save_file({"embeddings": TOKENS}, path)
     path.write_bytes(path.read_bytes()[:-20])
-    with pytest.raises(InputError, match="expected a torch or safetensors file"):
+    with pytest.raises(InputError, match="expected a (torch|safetensors) file"):
         load_tokens(path)
 
 

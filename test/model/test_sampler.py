@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 import torch
 
+from rdt_ros.errors import InputError
 from rdt_ros.model.config import MODEL_SIZES, ModelConfig
 from rdt_ros.model.network import Conditions, RdtNetwork
-from rdt_ros.model.sampler import add_noise, alphas_bar, sample, solver_steps
+from rdt_ros.model.sampler import action_type, add_noise, alphas_bar, sample, solver_steps
 
 TRAIN_STEPS = 1000
 COEFFICIENT_TOLERANCE = 1e-6  # relative; the table was computed in float32
@@ -81,6 +82,28 @@ def test_solver_follows_diffusers(count: int):
     assert torch.equal(ours, answer)  # the last step returns the network's output
 
 
+@pytest.mark.parametrize("count", [1, 2, 5, 10])
+def test_solver_rounds_bf16_where_diffusers_does(count: int):
+    scheduler: Any = diffusers.DPMSolverMultistepScheduler(
+        TRAIN_STEPS, beta_schedule="squaredcos_cap_v2", prediction_type="sample"
+    )
+    scheduler.set_timesteps(count)
+    ours = theirs = torch.randn(2, 64, 128, generator=torch.Generator().manual_seed(0)).bfloat16()
+    before = None
+    for step in solver_steps(TRAIN_STEPS, count):
+        answer = torch.cos(ours * 3 + step.timestep / 100)
+        theirs = scheduler.step(answer, step.timestep, theirs).prev_sample.bfloat16()
+        ours, before = step.advance(ours, answer, before).bfloat16(), answer
+        assert torch.equal(ours, theirs)
+
+
+def test_the_type_of_actions_is_a_setting():
+    assert action_type("float32", torch.bfloat16) == torch.float32
+    assert action_type("model", torch.bfloat16) == torch.bfloat16
+    with pytest.raises(InputError, match="action_dtype: expected one of float32, model, found 'bf16'"):
+        action_type("bf16", torch.bfloat16)
+
+
 class Spy(RdtNetwork):
     """Keeps the noisy actions and the answer of every call."""
 
@@ -147,3 +170,21 @@ def test_actions_stay_in_float32_between_the_steps_of_a_bf16_network(network: Sp
 
     assert {noisy.dtype for noisy, _ in network.calls} == {torch.float32}
     assert chunk.dtype == torch.float32
+
+
+def test_with_the_models_type_every_step_is_rounded(network: Spy):
+    network.to(torch.bfloat16)
+    config = network.config
+    conditions = network.encode_conditions(
+        torch.zeros(1, 1, config.lang_token_dim),
+        torch.ones(1, 1, dtype=torch.bool),
+        torch.zeros(1, config.img_cond_len, config.img_token_dim),
+        torch.ones(1, 1, config.action_dim),
+        torch.tensor([25]),
+    )
+    noise = torch.randn(1, config.horizon, config.action_dim, generator=torch.Generator().manual_seed(0))
+
+    chunk = sample(network, conditions, torch.zeros(1, 1, config.action_dim), noise, torch.bfloat16)
+
+    assert {tensor.dtype for call in network.calls for tensor in call} == {torch.bfloat16}
+    assert chunk.dtype == torch.bfloat16
