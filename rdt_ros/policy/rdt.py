@@ -4,30 +4,39 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
 
 from rdt_ros.errors import InputError
-from rdt_ros.model.config import model_size
+from rdt_ros.model.checkpoint import Checkpoint, open_checkpoint
+from rdt_ros.model.config import SO400M, ModelConfig, model_size
 from rdt_ros.model.language import HashedWords, LanguageEncoder
 from rdt_ros.model.network import RdtNetwork
 from rdt_ros.model.preprocess import prepare_pictures
-from rdt_ros.model.sampler import sample
+from rdt_ros.model.sampler import action_type, sample
+from rdt_ros.model.store import InstructionStore
 from rdt_ros.model.vision import SiglipEncoder, VisionEncoder
-from rdt_ros.robot.description import Robot
+from rdt_ros.robot.description import Robot, load_robot
 from rdt_ros.robot.vector import SLOTS
 from rdt_ros.types import NS_PER_S, ActionChunk, Observation
 
 UNTRAINED_OUTPUT_STD = 0.02  # of the last Linear's random weights
+UNTRAINED = "random:"  # before a size, in place of a checkpoint
+BACKENDS = ("auto", "eager")
+HUB_ENCODERS = {SO400M: f"google/{SO400M}"}
 
 
 class RdtPolicy:
     """A network with its encoders, for one robot. Nothing changes between steps.
 
     The encoders stand on `device` already; the network is moved there. `instruction` is followed where a step is
-    given none.
+    given none. `action_dtype` "float32" keeps actions exact whatever the network's type; "model" rounds them to it
+    in every solver step, as the reference does.
     """
 
     def __init__(
@@ -40,6 +49,7 @@ class RdtPolicy:
         seed: int = 0,
         device: str | torch.device = "cpu",
         instruction: str | None = None,
+        action_dtype: str = "float32",
     ) -> None:
         config = network.config
         found = (vision.patches, vision.width, language.width)
@@ -56,8 +66,54 @@ class RdtPolicy:
         self._language = language
         self._seed = seed
         self._device = torch.device(device)
+        self._action_dtype = action_type(action_dtype, network.dtype)
         # The slots of its joint positions: what the network is told, and what it is asked for.
         self._slots = [SLOTS[channel] for channel in robot.channels]
+
+    @classmethod
+    def from_checkpoint(
+        cls,
+        path_or_id: str | Path | Checkpoint,
+        robot: Robot | str | None = None,
+        device: str | torch.device = "auto",
+        backend: str = "auto",
+        *,
+        dtype: torch.dtype | None = None,
+        vision: VisionEncoder | str | None = None,
+        language: LanguageEncoder | str | Path | None = None,
+        instruction: str | None = None,
+        seed: int = 0,
+        action_dtype: str = "float32",
+    ) -> RdtPolicy:
+        """The policy of a checkpoint of any form (docs/checkpoints.md) or opened, or untrained for `random:SIZE`.
+
+        What is None comes with the checkpoint: the robot, the instructions; the vision encoder is the one of its
+        config from the Hub, `vision` may be a folder or an id. `device` "auto" takes a GPU where there is one;
+        `dtype` None is bf16 there and float32 on the CPU. Of backends there is "eager", which "auto" takes.
+        """
+        if backend not in BACKENDS:
+            raise InputError(f"backend: expected one of {', '.join(BACKENDS)}, found {backend!r}")
+        robot = load_robot(robot) if isinstance(robot, str) else robot
+        if str(device) == "auto":
+            device = "cuda" if torch.cuda.is_available() else "cpu"
+        device = torch.device(device)
+        dtype = dtype or (torch.float32 if device.type == "cpu" else torch.bfloat16)
+        settings: dict[str, Any] = {
+            "seed": seed,
+            "device": device,
+            "instruction": instruction,
+            "action_dtype": action_dtype,
+        }
+        if isinstance(path_or_id, str) and path_or_id.startswith(UNTRAINED):
+            if robot is None:
+                raise InputError(f"robot: expected one for {path_or_id}, found none")
+            return cls.random(path_or_id.removeprefix(UNTRAINED), robot, dtype=dtype, **settings)
+        checkpoint = path_or_id if isinstance(path_or_id, Checkpoint) else open_checkpoint(path_or_id)
+        robot = checkpoint.robot_for(robot)
+        # The network comes last: it is the one that takes time.
+        language = _language(checkpoint, language)
+        vision = _vision(checkpoint.config, vision, device, dtype)
+        return cls(robot, checkpoint.network(device, dtype), vision, language, **settings)
 
     @classmethod
     def random(
@@ -69,6 +125,7 @@ class RdtPolicy:
         device: str | torch.device = "cpu",
         dtype: torch.dtype = torch.float32,
         instruction: str | None = None,
+        action_dtype: str = "float32",
     ) -> RdtPolicy:
         """An untrained policy of a size in MODEL_SIZES; the seed decides its weights and its noise.
 
@@ -83,12 +140,20 @@ class RdtPolicy:
             nn.init.normal_(network.model.final_layer.ffn_final.fc2.weight, std=UNTRAINED_OUTPUT_STD)
             vision = SiglipEncoder.random(config.vision).to(device, dtype)
         language = HashedWords(config.lang_token_dim)
-        return cls(robot, network.to(dtype), vision, language, seed=seed, device=device, instruction=instruction)
+        return cls(
+            robot,
+            network.to(dtype),
+            vision,
+            language,
+            seed=seed,
+            device=device,
+            instruction=instruction,
+            action_dtype=action_dtype,
+        )
 
     def reset(self) -> None:
         """Nothing to forget: a chunk depends on its Observations alone."""
 
-    @torch.inference_mode()
     def step(
         self,
         history: Sequence[Observation],
@@ -104,48 +169,76 @@ class RdtPolicy:
         the Observation's stamp, so that the same Observation gives the same chunk. `committed` rows are refused:
         this policy cannot be made to continue rows that it did not choose.
         """
-        start_s = time.perf_counter()
         if committed is not None:
             raise InputError(f"committed rows: expected none for this policy, found {len(committed)}")
-        if not history:
+        return self.step_batch([history], instructions=[instruction], noise=noise, generator=generator)[0]
+
+    @torch.inference_mode()
+    def step_batch(
+        self,
+        histories: Sequence[Sequence[Observation]],
+        *,
+        instructions: Sequence[str | None] | None = None,
+        noise: Tensor | None = None,
+        generator: torch.Generator | None = None,
+    ) -> list[ActionChunk]:
+        """A chunk for each history as `step` gives it, computed together; `noise` is (B, T, 128)."""
+        start_s = time.perf_counter()
+        if not histories or not all(histories):
             raise InputError("history: expected at least one Observation, found none")
-        current = history[-1]
-        text = instruction if instruction is not None else self.instruction
-        state, mask = self._state_and_mask(current)
+        texts = [text if text is not None else self.instruction for text in instructions or [None] * len(histories)]
+        if len(texts) != len(histories):
+            raise InputError(f"instructions: expected {len(histories)}, one a history, found {len(texts)}")
+        current = [history[-1] for history in histories]
+        state, mask = self._states_and_mask(current)
         conditions = self._network.encode_conditions(
-            *self._language_tokens(text),
-            self._picture_tokens(previous_observation(history, self.robot.period_ns), current),
+            *self._language_tokens(texts),
+            self._picture_tokens(histories),
             mask,
-            torch.tensor([self.robot.control_rate_hz], device=self._device),
+            torch.tensor([self.robot.control_rate_hz] * len(histories), device=self._device),
         )
-        actions = sample(self._network, conditions, state, self._noise(current.stamp_ns, noise, generator))
-        rows = actions[0, :, self._slots].cpu().numpy()
-        return ActionChunk(
-            stamp_ns=current.stamp_ns,
-            robot=self.robot.name,
-            period_s=self.robot.period_ns / NS_PER_S,
-            offset_steps=self.robot.action_offset_steps,
-            channels=self.robot.channels,
-            rows=rows,
-            instruction=text or "",
-            inference_s=time.perf_counter() - start_s,
-        )
+        noise = self._noise([observation.stamp_ns for observation in current], noise, generator)
+        actions = sample(self._network, conditions, state, noise, self._action_dtype)
+        rows = actions[:, :, self._slots].float().cpu().numpy()
+        inference_s = time.perf_counter() - start_s
+        return [
+            ActionChunk(
+                stamp_ns=observation.stamp_ns,
+                robot=self.robot.name,
+                period_s=self.robot.period_ns / NS_PER_S,
+                offset_steps=self.robot.action_offset_steps,
+                channels=self.robot.channels,
+                rows=chunk,
+                instruction=text or "",
+                inference_s=inference_s,
+            )
+            for observation, chunk, text in zip(current, rows, texts, strict=True)
+        ]
 
-    def _language_tokens(self, text: str | None) -> tuple[Tensor, Tensor]:
-        """Tokens (1, L, width) and their mask (1, L), all True."""
-        if not text or not text.strip():
-            raise InputError(f"instruction: expected a text, found {text!r}")
-        tokens = self._language.tokens(text).to(self._device)[None]
+    def _language_tokens(self, texts: Sequence[str | None]) -> tuple[Tensor, Tensor]:
+        """Tokens (B, L, width), the shorter ones filled up with zeros, and their mask (B, L), True where there are."""
+        tokens = []
         longest = self._network.config.max_lang_cond_len
-        if tokens.shape[1] > longest:
-            raise InputError(f"instruction: expected at most {longest} tokens, found {tokens.shape[1]}")
-        return tokens, torch.ones(tokens.shape[:2], dtype=torch.bool, device=self._device)
+        for text in texts:
+            if not text or not text.strip():
+                raise InputError(f"instruction: expected a text, found {text!r}")
+            tokens.append(self._language.tokens(text).to(self._device, self._network.dtype))
+            if len(tokens[-1]) > longest:
+                raise InputError(f"instruction: expected at most {longest} tokens, found {len(tokens[-1])}")
+        lengths = torch.tensor([[len(rows)] for rows in tokens], device=self._device)
+        padded = pad_sequence(tokens, batch_first=True)
+        return padded, torch.arange(padded.shape[1], device=self._device) < lengths
 
-    def _picture_tokens(self, previous: Observation | None, current: Observation) -> Tensor:
-        """(1, 6 * patches, width), the older moment first."""
-        moments = [self._jpegs_by_role(observation) for observation in (previous, current)]
-        pictures = torch.from_numpy(prepare_pictures(moments, self._vision.image_size))
-        return self._vision.tokens(pictures).flatten(0, 1)[None]
+    def _picture_tokens(self, histories: Sequence[Sequence[Observation]]) -> Tensor:
+        """(B, 6 * patches, width), the older moment first."""
+        prepared = []
+        for history in histories:
+            moments = (previous_observation(history, self.robot.period_ns), history[-1])
+            prepared.append(
+                prepare_pictures([self._jpegs_by_role(moment) for moment in moments], self._vision.image_size)
+            )
+        tokens = self._vision.tokens(torch.from_numpy(np.concatenate(prepared)))
+        return tokens.unflatten(0, (len(histories), -1)).flatten(1, 2)
 
     def _jpegs_by_role(self, observation: Observation | None) -> dict[str, bytes]:
         if observation is None:
@@ -153,8 +246,17 @@ class RdtPolicy:
         pictures = {camera.role: observation.picture(camera.name) for camera in self.robot.cameras}
         return {role: picture.jpeg for role, picture in pictures.items() if picture is not None}
 
-    def _state_and_mask(self, observation: Observation) -> tuple[Tensor, Tensor]:
-        """Measured positions at their slots (1, 1, 128), and 1 at those slots (1, 1, 128)."""
+    def _states_and_mask(self, observations: Sequence[Observation]) -> tuple[Tensor, Tensor]:
+        """Measured positions at their slots (B, 1, 128), and 1 at those slots (B, 1, 128)."""
+        vectors = torch.zeros(2, len(observations), 1, self._network.config.action_dim)
+        for i, observation in enumerate(observations):
+            vectors[0, i, 0, self._slots] = torch.from_numpy(self._measured(observation))
+        vectors[1, :, :, self._slots] = 1
+        states, mask = vectors.to(self._device)
+        return states, mask
+
+    def _measured(self, observation: Observation) -> np.ndarray:
+        """(J,) float32, all finite."""
         robot, measured = self.robot, observation.measured
         if (observation.robot, observation.joint_names) != (robot.name, robot.joint_names):
             raise InputError(
@@ -170,20 +272,20 @@ class RdtPolicy:
             raise InputError(
                 f"Observation: expected a finite position of {robot.joint_names[joint]}, found {measured[joint]}"
             )
-        vectors = torch.zeros(2, 1, 1, self._network.config.action_dim)
-        vectors[0, 0, 0, self._slots] = torch.from_numpy(np.asarray(measured, np.float32))
-        vectors[1, 0, 0, self._slots] = 1
-        state, mask = vectors.to(self._device)
-        return state, mask
+        return np.asarray(measured, np.float32)
 
-    def _noise(self, stamp_ns: int, noise: Tensor | None, generator: torch.Generator | None) -> Tensor:
-        """(1, T, 128) float32; without a generator drawn on the CPU, so that every device gets the same."""
+    def _noise(self, stamps_ns: Sequence[int], noise: Tensor | None, generator: torch.Generator | None) -> Tensor:
+        """(B, T, 128) float32; without a generator drawn on the CPU, so that every device gets the same."""
         config = self._network.config
-        shape = (1, config.horizon, config.action_dim)
+        shape = (len(stamps_ns), config.horizon, config.action_dim)
         if noise is None and generator is not None:
             noise = torch.randn(shape, generator=generator, device=generator.device)
         elif noise is None:
-            noise = torch.from_numpy(np.random.default_rng([self._seed, stamp_ns]).standard_normal(shape, np.float32))
+            drawn = [
+                np.random.default_rng([self._seed, stamp_ns]).standard_normal(shape[1:], np.float32)
+                for stamp_ns in stamps_ns
+            ]
+            noise = torch.from_numpy(np.stack(drawn))
         if tuple(noise.shape) != shape:
             raise InputError(f"noise: expected shape {shape}, found {tuple(noise.shape)}")
         return noise.to(self._device, torch.float32)
@@ -194,3 +296,23 @@ def previous_observation(history: Sequence[Observation], period_ns: int) -> Obse
     due_ns = history[-1].stamp_ns - period_ns
     nearest = min(history[:-1], key=lambda observation: abs(observation.stamp_ns - due_ns), default=None)
     return nearest if nearest is not None and 2 * abs(nearest.stamp_ns - due_ns) <= period_ns else None
+
+
+def _language(checkpoint: Checkpoint, given: LanguageEncoder | str | Path | None) -> LanguageEncoder:
+    """The given encoder, or the instructions of the given or the checkpoint's own folder."""
+    source = given if given is not None else checkpoint.instructions
+    if source is None:
+        raise InputError(
+            f"checkpoint {checkpoint.path}: records no instructions: give embeddings that `rdt encode` wrote"
+        )
+    return InstructionStore.open(source) if isinstance(source, str | Path) else source
+
+
+def _vision(
+    config: ModelConfig, given: VisionEncoder | str | None, device: torch.device, dtype: torch.dtype
+) -> VisionEncoder:
+    """The given encoder, or the weights of the given folder or id, or those that the network was trained with."""
+    source = given if given is not None else HUB_ENCODERS.get(config.vision)
+    if source is None:
+        raise InputError(f"vision encoder {config.vision}: not on the Hub: give a folder with its weights")
+    return SiglipEncoder.load(source).to(device, dtype) if isinstance(source, str) else source

@@ -278,7 +278,7 @@ def test_a_picture_that_does_not_decode_is_refused(policy: RdtPolicy):
     now = observation()
     broken = dataclasses.replace(now, pictures=(dataclasses.replace(now.pictures[0], jpeg=b"no picture"),))
 
-    assert "expected a JPEG picture, found 10 bytes" in refused(policy, [broken])
+    assert "expected JPEG data, found 10 bytes" in refused(policy, [broken])
 
 
 def test_encoders_of_other_widths_are_refused():
