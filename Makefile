@@ -42,7 +42,8 @@ $(VENV)/.ready: requirements.txt constraints.txt
 	@echo "installing wheels into $(VENV) (once)"
 	@rm -rf $(VENV) && $(PYTHON) -m venv $(VENV)
 	@$(VENV)/bin/pip install -q --disable-pip-version-check -r requirements.txt -c constraints.txt
-	@$(VENV)/bin/pip install -q --disable-pip-version-check --no-deps gym-aloha==0.1.5  # only its model; it pins an older engine
+	@# without their dependencies: of gym-aloha only the model is used; the reference RDT is what the tests compare with
+	@$(VENV)/bin/pip install -q --disable-pip-version-check --no-deps gym-aloha==0.1.5 dora-rdt-1b==0.3.13 timm==1.0.3
 	@sed -i -E '/INTERFACE_INCLUDE_DIRECTORIES/s#/opt/python/[^";]*;?##g' $(VENV)/share/*/cmake/*__rosidl_generator_pyExport.cmake
 	@printf '%s\n' 'export AMENT_PREFIX_PATH="$$VIRTUAL_ENV"' \
 	  'if [ -n "$$BASH_VERSION" ] && [ -f "$(CURDIR)/install/local_setup.bash" ]; then' \

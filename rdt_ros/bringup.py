@@ -66,8 +66,11 @@ _SIM = (
     Argument("lockstep", "false", "true: the simulator waits for the commands (tests and evaluation)"),
 )
 _POLICY = (
-    Argument("checkpoint", "", "for policy:=rdt: random:SIZE (untrained; tiny, rdt-170m or rdt-1b)"),
-    Argument("instruction", "", "what the robot shall do, in words"),
+    Argument("checkpoint", "", "for policy:=rdt: file, folder or Hub id; or random:SIZE (tiny, rdt-170m, rdt-1b)"),
+    Argument("instruction", "", "what the robot shall do: words, or a file of their embeddings"),
+    Argument("instructions", "", "language embeddings of rdt encode, or older files; empty: the checkpoint's own"),
+    Argument("encoder", "", "folder or Hub id of a T5, for words without embeddings; empty: they are refused"),
+    Argument("vision", "", "folder or Hub id of the vision encoder; empty: the checkpoint's, from the Hub"),
     Argument("device", "auto", "where the policy computes: auto, cpu or cuda"),
     Argument("episode", "", "for policy:=replay: the recorded episode to repeat"),
 )
@@ -97,7 +100,7 @@ ARGUMENTS: dict[str, tuple[Argument, ...]] = {
     "replay": (
         Argument("source", None, "an HDF5 episode, or a rosbag2 (folder, .mcap or .db3)"),
         Argument("policy", "", "policy to run on the replayed observations: rdt or hold; empty: none"),
-        *_POLICY[:3],
+        *_POLICY[:-1],
         _ROBOT,
         Argument("rate", "1.0", "speed of the replay relative to the recording"),
         Argument("seed", "0", "decides the policy's noise"),
@@ -220,6 +223,9 @@ def _policy_node(args: _Arguments, robot: str, clock: Mapping[str, Any]) -> Node
             "checkpoint": args["checkpoint"],
             "episode": args["episode"],
             "instruction": args["instruction"],
+            "instructions": args["instructions"],
+            "encoder": args["encoder"],
+            "vision": args["vision"],
             "device": args["device"] or "auto",
             "seed": args.number("seed", int),
             "lockstep": args.flag("lockstep"),

@@ -9,10 +9,10 @@ import sys
 from collections.abc import Sequence
 
 import rdt_ros
-from rdt_ros import bringup
+from rdt_ros import bringup, checkpoint_command, encode
 from rdt_ros.errors import InputError
 
-BENCHES = ("sync",)
+BENCHES = ("encode", "loading", "parity", "sync")
 SERVICES = {
     "reset": "executor/reset_stop",
     "enable": "executor/enable",
@@ -54,6 +54,8 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("--namespace", default="", help="ROS namespace of the robot's nodes")
         command.add_argument("--domain", default="", help="ROS_DOMAIN_ID; default: the environment's")
         command.set_defaults(run=_operate, command=name)
+    encode.add_parser(commands)
+    checkpoint_command.add_parser(commands)
     bench = commands.add_parser("bench", help="measure; the last line of output is one JSON object")
     bench.add_argument("what", choices=BENCHES)
     bench.add_argument("options", nargs=argparse.REMAINDER, help="options of the bench; try --help")

@@ -13,7 +13,8 @@ PACKAGE = Path(rdt_ros.__file__).parent
 # A room imports only from rooms above it in this list, and from itself.
 ROOMS = [
     "errors", "types", "share", "jpeg", "options", "robot", "sensing", "control", "episodes", "sim", "model", "policy",
-    "bringup", "launching", "supervisor", "nodes", "demo", "bench", "cli",
+    "compat",
+    "bringup", "launching", "supervisor", "nodes", "demo", "bench", "encode", "checkpoint_command", "cli",
 ]  # fmt: skip
 WITHOUT_TORCH = ("robot", "sensing", "control", "episodes", "sim", "errors", "types", "share", "jpeg", "options")
 # The policy node and the commands import what they may not need inside functions; that is still one way.

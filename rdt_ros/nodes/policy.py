@@ -8,11 +8,13 @@ import threading
 import time
 from collections import deque
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from rclpy.clock import Clock, ClockType
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
+from rclpy.task import Future
 from rdt_msgs.msg import ActionChunk, ExecutorState, Observation
 from rdt_msgs.srv import SetInstruction
 from std_msgs.msg import String
@@ -30,6 +32,9 @@ from rdt_ros.policy.replan import Replanner
 from rdt_ros.policy.trajectory import HoldPolicy, TrajectoryPolicy
 from rdt_ros.robot.description import Robot, load_robot
 
+if TYPE_CHECKING:
+    from rdt_ros.model.instruction import Instructions
+
 TIMES_KEPT = 1000  # inference times that the percentiles in /diagnostics are of
 
 
@@ -39,9 +44,20 @@ class PolicyConfig:
 
     robot: str = option("agilex", doc="robot file: a shipped name or a YAML path")
     policy: str = option("rdt", doc="which policy answers", choices=("rdt", "scripted", "replay", "hold"))
-    checkpoint: str = option("", doc="for rdt: random:SIZE (untrained; tiny, rdt-170m or rdt-1b)")
+    checkpoint: str = option("", doc="for rdt: file, folder or Hub id; or random:SIZE (untrained)")
+    vision: str = option(
+        "", doc="for rdt: folder or Hub id of the vision encoder; empty: the checkpoint's, from the Hub"
+    )
+    instructions: str = option("", doc="for rdt: language embeddings (docs/language.md); empty: the checkpoint's own")
+    encoder: str = option("", doc="for rdt: folder or Hub id of a T5 that encodes instructions without embeddings")
+    action_dtype: str = option(
+        "float32", choices=("float32", "model"), doc="for rdt: model rounds joint targets to bf16 as the reference does"
+    )
+    backend: str = option("auto", choices=("auto", "eager"), doc="for rdt: how the network is computed")
     episode: str = option("", doc="for replay: the recorded episode to repeat")
-    instruction: str = option("", doc="what the robot shall do, in words; ~/set_instruction changes it")
+    instruction: str = option(
+        "", doc="what the robot shall do: words, or a file of their embeddings; ~/set_instruction changes it"
+    )
     device: str = option("auto", doc="where the policy computes", choices=("auto", "cpu", "cuda"))
     seed: int = option(0, doc="seed of the policy's noise", low=0)
     replan_rows: int = option(
@@ -61,6 +77,7 @@ class PolicyNode(LifecycleNode):
         self._policy: Policy | None = None
         self._failure = ""
         self._instruction = self._config.instruction
+        self._language: Instructions | None = None
         self._replanner = Replanner(self._config.replan_rows, self._robot.period_ns)
         self._changed = threading.Condition()
         self._history = History()
@@ -131,7 +148,10 @@ class PolicyNode(LifecycleNode):
             with EpisodeReader(config.episode) as episode:
                 return TrajectoryPolicy(self._robot, episode.actions)
         if config.policy == "rdt":
-            return _make_rdt(config, self._robot)
+            policy, self._language = _make_rdt(config, self._robot)
+            if self._language is not None:
+                self._instruction = self._language.instruction
+            return policy
         return None
 
     def _on_scene(self, msg: String) -> None:
@@ -158,16 +178,36 @@ class PolicyNode(LifecycleNode):
                 self._epoch = msg.epoch
                 self._changed.notify()
 
-    def _set_instruction(
+    async def _set_instruction(
         self, request: SetInstruction.Request, response: SetInstruction.Response
     ) -> SetInstruction.Response:
         """The worker reads the instruction once per chunk, so it changes between two chunks."""
-        if not request.instruction.strip():
-            response.message = "instruction: expected words, found an empty text"
-            return response
-        self._instruction = request.instruction
-        response.success = True
+        try:
+            self._instruction = await self._prepared(request.instruction)
+            response.success = True
+        except InputError as error:
+            response.message = str(error)
         return response
+
+    def _prepared(self, instruction: str) -> Future:
+        """The text to follow once its tokens are there; encoding may take seconds, in which receiving goes on."""
+        future: Future = Future()
+        language = self._language
+        if language is None:
+            if instruction.strip():
+                future.set_result(instruction.strip())
+            else:
+                future.set_exception(InputError("instruction: expected words, found an empty text"))
+            return future
+
+        def prepare() -> None:
+            try:
+                future.set_result(language.prepare(instruction))
+            except InputError as error:
+                future.set_exception(error)
+
+        threading.Thread(target=prepare, name="language", daemon=True).start()
+        return future
 
     def _work(self) -> None:
         while True:
@@ -222,18 +262,36 @@ class PolicyNode(LifecycleNode):
         self._diagnostics.publish(diagnostic_array(self, level, text, values))
 
 
-def _make_rdt(config: PolicyConfig, robot: Robot) -> Policy:
-    kind, _, size = config.checkpoint.partition(":")
-    if kind != "random" or not size:
-        raise InputError(f"checkpoint: expected random:SIZE, found {config.checkpoint!r}")
-    import torch  # only where it is used: the other policies run without it
+def _make_rdt(config: PolicyConfig, robot: Robot) -> tuple[Policy, Instructions | None]:
+    """The policy of the checkpoint, and what knows its instructions; None for an untrained one, which takes any."""
+    if not config.checkpoint:
+        raise InputError("checkpoint: expected a file, a folder, a Hub id or random:SIZE, found nothing")
+    # torch and transformers are imported only where they are used: the other policies run without them
+    from rdt_ros.model.checkpoint import Checkpoint, open_checkpoint
+    from rdt_ros.model.instruction import language_for
+    from rdt_ros.policy.rdt import UNTRAINED, RdtPolicy
 
-    from rdt_ros.policy.rdt import RdtPolicy
-
-    device = config.device
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    return RdtPolicy.random(size, robot, seed=config.seed, device=device)
+    checkpoint: Checkpoint | str = config.checkpoint
+    language = None
+    if not config.checkpoint.startswith(UNTRAINED):
+        checkpoint = open_checkpoint(config.checkpoint)
+        language = language_for(
+            config.instruction,
+            store=config.instructions or checkpoint.instructions or "",
+            encoder=config.encoder,
+            width=checkpoint.config.lang_token_dim,
+        )
+    policy = RdtPolicy.from_checkpoint(
+        checkpoint,
+        robot,
+        config.device,
+        config.backend,
+        vision=config.vision or None,
+        language=language,
+        seed=config.seed,
+        action_dtype=config.action_dtype,
+    )
+    return policy, language
 
 
 def main() -> None:

@@ -24,6 +24,7 @@ from rdt_ros.episodes.playback import DueTicks, Event, Playback
 from rdt_ros.errors import InputError
 from rdt_ros.nodes import messages
 from rdt_ros.nodes.diagnostics import diagnostic_array
+from rdt_ros.nodes.ownership import refuse_published
 from rdt_ros.nodes.parameters import load
 from rdt_ros.nodes.process import run_node
 from rdt_ros.options import option
@@ -39,7 +40,6 @@ TYPES = {
     bag.POSE: PoseStamped,
 }
 DEPTH = 100
-DISCOVERY_S = 3.0  # until every publisher that is there already is known; 2 s were seen
 POLL_S = 0.1
 SETTLE_S = 1.0  # after all are found here, until they have found each other too
 WATCH_PERIOD_S = 1.0
@@ -78,7 +78,7 @@ class ReplayNode(Node):
         self._robot = load_robot(self._config.robot)
         self._groups = {group.name: group for group in self._robot.groups}
         self._playback = Playback(self._config.source, self._robot)
-        self._refuse_other_publishers()
+        refuse_published(self, (*self._playback.topics, "/clock"))
         self._senders: dict[str, Publisher] = {
             topic: self.create_publisher(TYPES[kind], topic, DEPTH) for topic, kind in self._playback.topics.items()
         }
@@ -105,16 +105,6 @@ class ReplayNode(Node):
         self._playback.close()
 
     # Start
-
-    def _refuse_other_publishers(self) -> None:
-        time.sleep(DISCOVERY_S)
-        for topic in (*self._playback.topics, "/clock"):
-            owners = [info.node_name for info in self.get_publishers_info_by_topic(topic)]
-            if owners:
-                raise InputError(
-                    f"replay: {self.resolve_topic_name(topic)} is published by {owners[0]} already; "
-                    "replay in another ROS_DOMAIN_ID, or stop that node"
-                )
 
     def _await_listeners(self) -> None:
         """Begins once what an Observation is made of is listened to."""

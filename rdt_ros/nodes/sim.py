@@ -24,6 +24,7 @@ from std_srvs.srv import Trigger
 from rdt_ros.errors import InputError
 from rdt_ros.nodes import messages
 from rdt_ros.nodes.diagnostics import diagnostic_array
+from rdt_ros.nodes.ownership import refuse_published
 from rdt_ros.nodes.parameters import load
 from rdt_ros.nodes.process import run_node
 from rdt_ros.nodes.qos import LATCHED
@@ -37,7 +38,6 @@ from rdt_ros.types import NS_PER_S
 if TYPE_CHECKING:
     from rdt_ros.sim.robot import SimRobot
 
-DISCOVERY_S = 2.0  # until other publishers of our topics are known
 DEPTH = 10
 WATCH_PERIOD_S = 1.0
 SAY_WAITING_AFTER_S = 5.0
@@ -70,7 +70,7 @@ class SimNode(Node):
                 f"found {self._config.joint_rate_hz:g}"
             )
         check_rendering()
-        self._refuse_second_robot()
+        refuse_published(self, self._topics())
         self._sim = self._make_sim()
         self._make_endpoints()
         self._command: np.ndarray | None = None  # (J,) in force; None: home
@@ -95,18 +95,12 @@ class SimNode(Node):
 
     # Start
 
-    def _refuse_second_robot(self) -> None:
-        time.sleep(DISCOVERY_S)
+    def _topics(self) -> list[str]:
+        """All that it publishes in the robot's place."""
         topics = [group.measured.topic for group in self._robot.groups]
         for camera in self._robot.cameras:
             topics += [camera.topic, f"{camera.topic}/compressed"]
-        for topic in (*topics, "/clock"):
-            owners = [info.node_name for info in self.get_publishers_info_by_topic(topic)]
-            if owners:
-                raise InputError(
-                    f"sim: {self.resolve_topic_name(topic)} is published by {owners[0]} already; "
-                    "start the simulator in another ROS_DOMAIN_ID, or stop that node"
-                )
+        return [*topics, "/clock"]
 
     def _make_sim(self) -> SimRobot:
         from rdt_ros.sim.camera import CameraRenderer  # not before check_rendering: importing MuJoCo may load OpenGL

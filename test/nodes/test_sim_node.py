@@ -235,7 +235,10 @@ def test_a_waiting_simulator_repeats_its_tick_and_says_what_it_waits_for(lockste
 )
 def test_a_wrong_command_is_ignored_and_named(lockstep, change, complaint):
     probe, log = lockstep
-    time.sleep(1.0)  # one such line a second
+    probe.wait(lambda: False, 1.0)  # one such line a second
+    before_ns = probe.now_ns
+    probe.command(before_ns)  # ends a tick that another test left half answered
+    assert probe.wait(lambda: probe.now_ns > before_ns)
     began_ns = probe.now_ns
     group = ROBOT.groups[0]
     msg = joint_state_msg(ROBOT, group, "command", stamp_ns=began_ns, position=HOME[group.columns])
