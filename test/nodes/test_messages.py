@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import subprocess
+import sys
 import time
 
 import numpy as np
@@ -117,3 +119,9 @@ def test_every_field_is_commented(path):
     for line in lines:
         constant = "=" in line.split("#")[0]
         assert constant or line.partition("#")[2].strip(), f"{path.name}: {line} has no comment"
+
+
+def test_without_the_messages_the_first_import_says_what_to_do():
+    code = "import sys; sys.modules['rdt_msgs'] = None; import rdt_ros.nodes"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert "ln -s rdt_ros/msg src/rdt_msgs" in run.stderr.splitlines()[-1]
