@@ -116,7 +116,7 @@ def test_two_recorders_in_one_folder_store_every_observation(start, operator, tm
     other = start(output=str(tmp_path / "out"), autostart=True)
     operator.wait(lambda: operator.publisher.get_subscription_count() == 2)
     sent = operator.send(60)
-    operator.wait(lambda: any(s.state == RecorderState.RECORDING and s.steps == 59 for s in operator.states))
+    operator.wait(lambda: len({s.episode for s in operator.states if s.steps == 59}) == 2)
     other.send_signal(signal.SIGINT)  # finishes its episode
     assert other.wait(20) == 0
     done = operator.call("stop")
