@@ -157,15 +157,14 @@ def plan(deployment: str, given: Mapping[str, str]) -> Plan:
 def environment(domain: str = "") -> dict[str, str]:
     """Environment of every process: DDS profile that loses no pictures, discovery on this host unless opened."""
     distribution = os.environ.get("ROS_DISTRO", "")
-    profile = "FASTRTPS_DEFAULT_PROFILES_FILE" if distribution in FAST_DDS_2 else "FASTDDS_DEFAULT_PROFILES_FILE"
-    result = {
-        profile: os.environ.get(profile, str(share_dir() / "config" / "fastdds.xml")),
-        "PYTHONUNBUFFERED": "1",
-    }
     if distribution == "humble":  # knows only this older switch
-        result["ROS_LOCALHOST_ONLY"] = os.environ.get("ROS_LOCALHOST_ONLY", "1")
+        switch, local = "ROS_LOCALHOST_ONLY", "1"
     else:
-        result["ROS_AUTOMATIC_DISCOVERY_RANGE"] = os.environ.get("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
+        switch, local = "ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST"
+    chosen = os.environ.get(switch, local)
+    variable = "FASTRTPS_DEFAULT_PROFILES_FILE" if distribution in FAST_DDS_2 else "FASTDDS_DEFAULT_PROFILES_FILE"
+    profile = share_dir() / "config" / ("fastdds_local.xml" if chosen == local else "fastdds.xml")
+    result = {switch: chosen, variable: os.environ.get(variable, str(profile)), "PYTHONUNBUFFERED": "1"}
     if domain:
         result["ROS_DOMAIN_ID"] = domain
     return result

@@ -6,6 +6,7 @@ import json
 import os
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -98,42 +99,20 @@ def _logger(log: Any):
 def _episode(operator: Operator, supervisor: Supervisor, *, lockstep: bool) -> dict[str, Any]:
     """One recorded run, from the moment that every node is there."""
 
-    def alive() -> None:
-        ended = supervisor.ended()
-        if ended is not None:
-            raise InputError(f"{ended[0]} ended with exit code {ended[1]}: {ended[2]}")
+    def wait(what: str, condition: Callable[[], bool]) -> None:
+        if not operator.wait_for(lambda: _all_run(supervisor) and condition(), READY_S):
+            raise InputError(f"demo: waited {READY_S:g} s in vain for {what}")
 
-    def wait(what: str, condition: Any, timeout_s: float) -> None:
-        def check() -> bool:
-            alive()
-            return bool(condition())
-
-        if not operator.wait_for(check, timeout_s):
-            raise InputError(f"demo: waited {timeout_s:g} s in vain for {what}")
-
-    wait("executor", lambda: operator.executor_state is not None, READY_S)
-    wait("recorder", lambda: operator.recorder_state is not None, READY_S)
-    wait("simulator", lambda: operator.outcome is not None, READY_S)
-    wait("a first plan", lambda: int(operator.diagnostics.get("policy", {}).get("chunks", 0)) > 0, READY_S)
+    wait("executor", lambda: operator.executor_state is not None)
+    wait("recorder", lambda: operator.recorder_state is not None)
+    wait("simulator", lambda: operator.outcome is not None)
+    wait("a first plan", lambda: int(operator.diagnostics.get("policy", {}).get("chunks", 0)) > 0)
     operator.call("recorder/start")
-    wait("the executor to be enabled", lambda: _enabled(operator), READY_S)
-    wait("the arms to follow the policy", lambda: operator.executor_state.state == RUNNING, READY_S)
-    start_s, began = operator.outcome["sim_time"], time.monotonic()
-    shown = last_progress = began
-    last_s = start_s
-    while last_s < start_s + EPISODE_S:
-        alive()
-        operator.spin(0.05)
-        now, sim_s = time.monotonic(), operator.outcome["sim_time"]
-        if sim_s > last_s:
-            last_s, last_progress = sim_s, now
-        elif now - last_progress > STALL_S:
-            raise InputError(f"demo: the simulation stood still for {STALL_S:g} s at {last_s:.2f} s")
-        if now - shown > (0.5 if sys.stdout.isatty() else 3.0):
-            shown = now
-            _progress(last_s - start_s, operator)
-    _progress(last_s - start_s, operator, end="\n")
-    wall_s = time.monotonic() - began
+    wait("the executor to be enabled", lambda: _enabled(operator))
+    wait("the arms to follow the policy", lambda: operator.executor_state.state == RUNNING)
+    began, start_s = time.monotonic(), operator.outcome["sim_time"]
+    _watch(operator, supervisor, start_s)
+    wall_s, sim_s = time.monotonic() - began, operator.outcome["sim_time"] - start_s
     operator.call("recorder/stop", timeout_s=30.0)
     operator.spin(1.2)  # the last diagnostics, once a second
     outcome, recorder = operator.outcome, operator.recorder_state
@@ -145,10 +124,36 @@ def _episode(operator: Operator, supervisor: Supervisor, *, lockstep: bool) -> d
         "observations_lost": int(recorder.lost),
         "episode": recorder.episode,
         "lockstep": lockstep,
-        "sim_s": round(last_s - start_s, 2),
+        "sim_s": round(sim_s, 2),
         "wall_s": round(wall_s, 2),
         "nodes": operator.diagnostics,
     }
+
+
+def _all_run(supervisor: Supervisor) -> bool:
+    """True; InputError with the name of a node that has ended."""
+    ended = supervisor.ended()
+    if ended is not None:
+        raise InputError(f"{ended[0]} ended with exit code {ended[1]}: {ended[2]}")
+    return True
+
+
+def _watch(operator: Operator, supervisor: Supervisor, start_s: float) -> None:
+    """Shows the progress until the run is over in simulated time."""
+    last_s, shown = start_s, time.monotonic()
+    progressed = shown
+    while last_s < start_s + EPISODE_S:
+        _all_run(supervisor)
+        operator.spin(0.05)
+        now, sim_s = time.monotonic(), operator.outcome["sim_time"]
+        if sim_s > last_s:
+            last_s, progressed = sim_s, now
+        elif now - progressed > STALL_S:
+            raise InputError(f"demo: the simulation stood still for {STALL_S:g} s at {last_s:.2f} s")
+        if now - shown > (0.5 if sys.stdout.isatty() else 3.0):
+            shown = now
+            _progress(last_s - start_s, operator)
+    _progress(last_s - start_s, operator, end="\n")
 
 
 def _enabled(operator: Operator) -> bool:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from xml.etree import ElementTree
+
 import pytest
 
 from rdt_ros import bringup
 from rdt_ros.errors import InputError
+from rdt_ros.share import share_dir
 
 
 def names(plan: bringup.Plan) -> list[str]:
@@ -36,6 +39,16 @@ def test_sim_true_adds_the_simulator_and_changes_robot_clock_and_place_alone():
     assert sim.notes == ("the arms do not move until you type: rdt enable --domain 77 --namespace sim",)
 
 
+def test_the_local_profile_is_the_open_one_with_a_white_list():
+    """Both know the same shared memory; a change of one must reach the other."""
+    trees = [ElementTree.parse(share_dir() / "config" / name) for name in ("fastdds.xml", "fastdds_local.xml")]
+    elements = [[(e.tag, e.text and e.text.strip()) for e in tree.iter()] for tree in trees]
+    added = [element for element in elements[1] if element not in elements[0]]
+    assert [tag.rpartition("}")[2] for tag, _ in added] == ["interfaceWhiteList", "address"]
+    assert added[1][1] == "127.0.0.1"
+    assert [element for element in elements[1] if element not in added] == elements[0]
+
+
 def test_record_never_runs_an_executor():
     assert names(bringup.plan("record", {"output": "o"})) == ["camera_sync", "recorder"]
     plan = bringup.plan("record", {"output": "o", "sim": "true"})
@@ -54,10 +67,14 @@ def test_replay_and_sim():
 def test_discovery_stays_on_this_host_unless_the_user_opens_it(monkeypatch):
     monkeypatch.delenv("ROS_AUTOMATIC_DISCOVERY_RANGE", raising=False)
     monkeypatch.delenv("ROS_DISTRO", raising=False)
+    monkeypatch.delenv("FASTDDS_DEFAULT_PROFILES_FILE", raising=False)
     assert bringup.environment()["ROS_AUTOMATIC_DISCOVERY_RANGE"] == "LOCALHOST"
+    assert bringup.environment()["FASTDDS_DEFAULT_PROFILES_FILE"].endswith("config/fastdds_local.xml")
     monkeypatch.setenv("ROS_AUTOMATIC_DISCOVERY_RANGE", "SUBNET")
     assert bringup.environment()["ROS_AUTOMATIC_DISCOVERY_RANGE"] == "SUBNET"
+    assert bringup.environment()["FASTDDS_DEFAULT_PROFILES_FILE"].endswith("config/fastdds.xml")
     monkeypatch.setenv("ROS_DISTRO", "humble")
+    monkeypatch.delenv("ROS_LOCALHOST_ONLY", raising=False)
     assert bringup.environment()["ROS_LOCALHOST_ONLY"] == "1"
 
 
