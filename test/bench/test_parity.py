@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 from pathlib import Path
 from typing import Any
@@ -32,10 +33,10 @@ CONFIGS = [
 
 @pytest.fixture(scope="module")
 def reference() -> Reference:
-    try:
-        return Reference()
-    except ImportError as error:
-        pytest.skip(f"the reference code is not installed: {error}; {HOW_TO}")
+    """`make` installs it; a robot with ROS 2 from its own packages has none. One that is there must work."""
+    if importlib.util.find_spec("dora_rdt_1b") is None:
+        pytest.skip(f"the reference code is not installed: {HOW_TO}")
+    return Reference()
 
 
 @pytest.fixture(scope="module")

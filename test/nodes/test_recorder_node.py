@@ -77,8 +77,14 @@ class Operator:
             assert time.monotonic() < deadline, self.states[-1:]
             self.executor.spin_once(timeout_sec=0.02)
 
-    def send(self, count: int, period_s: float = 0.02) -> list[Observation]:
-        self.wait(lambda: self.publisher.get_subscription_count() > 0)
+    def wait_for_recorders(self, count: int) -> None:
+        """The publisher knows a reader up to a second before the reader knows it; what is sent between is lost."""
+        self.wait(lambda: self.publisher.get_subscription_count() == count)
+        settled_s = time.monotonic() + 1.0
+        self.wait(lambda: time.monotonic() > settled_s)
+
+    def send(self, count: int, recorders: int = 1, period_s: float = 0.02) -> list[Observation]:
+        self.wait_for_recorders(recorders)
         sent = []
         for _ in range(count):
             self.tick += 1
@@ -114,8 +120,7 @@ def test_two_recorders_in_one_folder_store_every_observation(start, operator, tm
     first = operator.call("start")
     assert first.success and first.message == str(tmp_path / "out" / "episode_0000.hdf5")
     other = start(output=str(tmp_path / "out"), autostart=True)
-    operator.wait(lambda: operator.publisher.get_subscription_count() == 2)
-    sent = operator.send(60)
+    sent = operator.send(60, recorders=2)
     operator.wait(lambda: len({s.episode for s in operator.states if s.steps == 59}) == 2)
     other.send_signal(signal.SIGINT)  # finishes its episode
     assert other.wait(20) == 0
