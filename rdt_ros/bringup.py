@@ -81,13 +81,19 @@ ARGUMENTS: dict[str, tuple[Argument, ...]] = {
         *_POLICY,
         _ROBOT,
         Argument("enable", "false", "true: the arms may move at once; false: after `rdt enable`"),
+        Argument("joining", "crossfade", "how chunks take over: switch, crossfade or realtime_chunking"),
+        Argument("replan", "period", "when the next chunk is computed: eager, needed or period (docs/joining.md)"),
+        Argument("require_deadman", "false", "true: move only while true messages come on /deadman (first runs)"),
+        Argument("dry_run", "false", "true: everything but sending commands"),
         Argument("record", "", "folder for episodes; empty: nothing is recorded"),
         *_SIM,
         *_COMMON,
     ),
     "record": (
         Argument("output", None, "folder for the episodes"),
-        Argument("instruction", "", "what is being done, in words"),
+        Argument("instruction", "", "what is being done: words, several of them as a | b, or a .txt list"),
+        Argument("target", "0", "episodes wanted of each instruction; 0: no target"),
+        Argument("max_seconds", "600", "an episode ends by itself after this time, in s"),
         _ROBOT,
         Argument(
             "autostart",
@@ -151,6 +157,8 @@ def plan(deployment: str, given: Mapping[str, str]) -> Plan:
     notes = []
     if deployment == "inference" and not args.flag("enable"):
         notes.append(f"the arms do not move until you type: rdt enable{where}")
+    if deployment == "record":
+        notes.append(f"operate it from another terminal: rdt record{where}")
     return Plan(nodes, namespace, environment(domain), tuple(files), tuple(notes))
 
 
@@ -227,6 +235,8 @@ def _policy_node(args: _Arguments, robot: str, clock: Mapping[str, Any]) -> Node
             "vision": args["vision"],
             "device": args["device"] or "auto",
             "seed": args.number("seed", int),
+            "replan": args["replan"] or "period",
+            "realtime_chunking": args["joining"] == "realtime_chunking",
             "lockstep": args.flag("lockstep"),
             **clock,
         },
@@ -249,6 +259,9 @@ def _inference(args: _Arguments, robot: str) -> tuple[NodeSpec, ...]:
                 "robot": robot,
                 "enable_at_start": args.flag("enable"),
                 "lockstep": args.flag("lockstep"),
+                "joining": args["joining"],
+                "require_deadman": args.flag("require_deadman"),
+                "dry_run": args.flag("dry_run"),
                 **clock,
             },
         ),
@@ -261,7 +274,13 @@ def _inference(args: _Arguments, robot: str) -> tuple[NodeSpec, ...]:
 
 
 def _record(args: _Arguments, robot: str) -> tuple[NodeSpec, ...]:
-    recorder = {"output": args["output"], "instruction": args["instruction"], "autostart": args.flag("autostart")}
+    recorder = {
+        "output": args["output"],
+        "instruction": args["instruction"],
+        "autostart": args.flag("autostart"),
+        "target": args.number("target", int),
+        "max_seconds": args.number("max_seconds", float),
+    }
     nodes = (_sync_node(args, robot, leader=True), NodeSpec("recorder", {"robot": robot, **recorder}))
     if args.flag("sim"):
         return (

@@ -90,3 +90,4 @@ class JointCommand:
 
     stamp_ns: int
     position: np.ndarray  # (J,) float64
+    base: np.ndarray | None = None  # (3,) vx m/s, vy m/s, yaw rate rad/s; None where no base is driven

@@ -25,6 +25,7 @@ def test_on_the_robot_no_simulator_no_domain_and_the_arms_wait():
     assert plan.namespace == "" and "ROS_DOMAIN_ID" not in plan.environment
     assert parameters(plan, "executor") == {
         "robot": "agilex", "enable_at_start": False, "lockstep": False, "use_sim_time": False,
+        "joining": "crossfade", "require_deadman": False, "dry_run": False,
     }  # fmt: skip
     assert plan.notes == ("the arms do not move until you type: rdt enable",)
 

@@ -51,4 +51,4 @@ def test_enable_without_an_executor_says_where_it_looked(capsys, monkeypatch):
     monkeypatch.setenv("ROS_DOMAIN_ID", "73")
     code, _, err = run(capsys, "enable", "--namespace", "nobody", "--domain", "73")
     assert code == 2
-    assert err.startswith("rdt: executor/enable: no such service within 5 s in namespace /nobody/, ROS_DOMAIN_ID 73")
+    assert err.startswith("rdt: executor/enable: no such service within 10 s in namespace /nobody/, ROS_DOMAIN_ID 73")

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from rdt_ros.control.base import BaseFollower
 from rdt_ros.control.intake import Intake
 from rdt_ros.control.limits import SLACK, Limits, scale_into
 from rdt_ros.control.plan_clock import PlanClock
@@ -20,6 +21,7 @@ from rdt_ros.types import NS_PER_S, ActionChunk, JointCommand, JointSample
 
 ARRIVED = 1e-6  # rad or opening: closer than this to the last row, the plan is done
 FOLLOWING_ERROR_S = 0.2  # how long an arm may be away from its command
+JOINING = ("switch", "crossfade", "realtime_chunking")
 
 
 @dataclass(frozen=True)
@@ -38,8 +40,41 @@ class ExecutorConfig:
     max_following_error: float = option(
         0.5, doc="distance of an arm joint from its command that, kept for 0.2 s, is a fault", unit="rad", low=0.01
     )
+    joining: str = option(
+        "crossfade",
+        doc="how a newer chunk takes over from an older one (docs/joining.md); realtime_chunking joins as switch does, "
+        "because the policy has continued the committed rows",
+        choices=JOINING,
+    )
+    crossfade_s: float = option(
+        0.4, doc="for crossfade: time in which the disagreement of two chunks fades out", unit="s", low=0.01, high=5
+    )
+    resume_within_s: float = option(
+        1.0, doc="a hold up to this long ends with the next chunk; a longer one needs ~/enable", unit="s", low=0
+    )
+    first_chunk_within_s: float = option(
+        10.0,
+        doc="time after ~/enable or ~/home in which the first chunk may come; after it ~/enable is needed",
+        unit="s",
+    )
+    start_velocity_scale: float = option(
+        0.25, doc="part of the velocity limits at which the arms go to the first row", low=0.01, high=1
+    )
+    require_deadman: bool = option(
+        False, doc="move only while true messages come on /deadman; without them brake, and ~/enable is needed"
+    )
+    deadman_timeout_s: float = option(0.3, doc="age at which a message on /deadman is void", unit="s", low=0.05, high=2)
+    dry_run: bool = option(False, doc="do everything but send commands: for watching a new policy")
+    realtime_priority: int = option(
+        0,
+        doc="SCHED_FIFO priority of the node's threads, where the system permits it (docs/executor.md)",
+        low=0,
+        high=98,
+    )
     home_velocity_scale: float = option(0.25, doc="part of the velocity limits that ~/home uses", low=0.01, high=1)
-    enable_at_start: bool = option(False, doc="enable as soon as joints are measured, once; false: only by ~/enable")
+    enable_at_start: bool = option(
+        False, doc="enable as soon as joints are measured and the policy sends chunks, once; false: only by ~/enable"
+    )
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,6 +90,7 @@ class ExecutorStatus:
     rows_stamp_ns: int  # ROS time at which the first of them is due if plan time runs with ROS time
     ticks: int
     refused: dict[str, int]  # kind -> chunks since the start
+    needs_enable: bool  # the hold was too long
 
 
 class Executor:
@@ -64,6 +100,8 @@ class Executor:
     measured pose, which is used this once. A measured gripper opening is no command (its scale differs, and it tells
     what is held, not how hard), so a gripper stays at its last command; one that never had any goes to the first row
     of the first chunk, or of the home pose, at once.
+
+    A base, where one is driven, follows the same plan time and comes to zero with the arms.
 
     A tick with a plan takes the largest step along it that all joints can take together; one without brakes every
     joint along its motion and then repeats the last command. So stop, fault and disable only cut off the plan.
@@ -75,11 +113,19 @@ class Executor:
             raise InputError(
                 f"executor.command_rate_hz: expected 0 or {robot.control_rate_hz:g} Hz in lock-step, found {rate_hz:g}"
             )
+        if config.lockstep and config.dry_run:
+            raise InputError("executor.dry_run: expected false in lock-step, found true: the simulator would stand")
         self.tick_ns = round(NS_PER_S / rate_hz)
         self._robot, self._config, self._steady_ns = robot, config, steady_ns
         self._limits = Limits.of(robot, self.tick_ns / NS_PER_S)
         self._intake = Intake(robot)
-        self._timeline = Timeline(self._limits, robot.period_ns)
+        self._timeline = Timeline(
+            self._limits,
+            robot.period_ns,
+            crossfade_ns=round(config.crossfade_s * NS_PER_S) if config.joining == "crossfade" else 0,
+            grippers=robot.is_gripper,
+        )
+        self._base = BaseFollower(robot.base, self._limits.tick_s) if robot.base and robot.base.command else None
         self._clock = PlanClock()
         self._state, self._reason = State.INACTIVE, "not enabled yet"
         self._epoch, self._epoch_start_ns = 0, 0
@@ -93,6 +139,9 @@ class Executor:
         self._pending: deque[ActionChunk] = deque()
         self._newest_ns = self._answered_ns = -1  # stamps of the newest chunk and of the newest answer in this epoch
         self._intruder = ""
+        self._deadman_ns: int | None = None  # steady time of the last message that it is held
+        self._hold_until_ns: int | None = None  # when a hold becomes too long, on the clock of watchdogs
+        self._expired = False  # whether it was too long
         self._moved_ns = -1  # steady time of the last command that moved an arm
         self._away_ticks = 0
         self._ticks = 0
@@ -105,10 +154,16 @@ class Executor:
         """Takes measured joints of a group."""
         self._measured[group.name] = (sample, self._steady_ns())
 
+    def deadman(self, held: bool) -> None:
+        """Says whether the dead-man switch is held; what is not said again soon is void."""
+        self._deadman_ns = self._steady_ns() if held else None
+
     def offer(self, chunk: ActionChunk, now_ns: int) -> str | None:
         """Takes a chunk, or returns why it is refused (whole); every refusal is counted by its kind."""
         if self._state not in (State.HOLDING, State.RUNNING):
             return self._refuse("not following", f"the executor is {self._state.name.lower()}")
+        if self._expired:
+            return self._refuse("not following", self._reason)
         refusal = self._intake.refusal(chunk, epoch=self._epoch, now_ns=now_ns, newest_ns=self._newest_ns)
         if refusal is not None:
             return self._refuse(*refusal)
@@ -121,18 +176,19 @@ class Executor:
 
     def enable(self, now_ns: int) -> str | None:
         """Begins to follow chunks, in a new epoch, from the measured pose; returns why not, None if enabled."""
-        if self._state in (State.HOLDING, State.RUNNING):
+        if self._state in (State.HOLDING, State.RUNNING) and not self._expired:
             return None
         if (self._state, Event.ENABLE) not in TRANSITIONS:
             return f"{self._state.name.lower()}: {self._reason}"
-        reason = self._intruder or self._stale(now_ns)
+        reason = self._intruder or self._released() or self._stale(now_ns)
         if reason:
             return reason
-        if self._velocity.any():
+        if self._moves():
             return "the arms are still being braked"
         if any(arrived_ns <= self._moved_ns for _, arrived_ns in self._measured.values()):
             return "the joints were measured before the arms came to rest"
         self._live = self._silence = False
+        self._hold_for(self._config.first_chunk_within_s, now_ns)
         self._now_ns = None
         self._clock.reset()
         self._clock.record(now_ns, self._plan_ns)
@@ -153,8 +209,11 @@ class Executor:
         """Goes through the home poses at reduced speed; returns why not, None if it begins."""
         if (self._state, Event.HOME) not in TRANSITIONS:
             return f"{self._state.name.lower()}: {self._reason}"
+        if self._expired:
+            return self._reason
         poses = [np.array(pose) for pose in self._robot.home]
         self._pending.clear()
+        self._drop_base()
         self._go_live(poses[0])
         self._timeline.visit(
             poses,
@@ -174,7 +233,7 @@ class Executor:
         """Ends the latched software stop; nothing moves before the next `enable`. Returns why not, None if done."""
         if self._state != State.STOPPED:
             return "no software stop"
-        if self._velocity.any():
+        if self._moves():
             return "the arms are still being braked"
         self._silence = True
         self._move(Event.RESET_STOP, "software stop was reset, not enabled")
@@ -202,6 +261,7 @@ class Executor:
             rows_stamp_ns=now_ns + int(due_ns[0]) - self._plan_ns if len(due_ns) else 0,
             ticks=self._ticks,
             refused=dict(self._refused),
+            needs_enable=self._expired,
         )
 
     def take_limited(self) -> dict[tuple[str, str], float]:
@@ -230,7 +290,7 @@ class Executor:
         That is the one for the Observation of `latency_ticks` ago, unless that one is older than the epoch. And it
         waits for a first target: the first chunk of the epoch.
         """
-        if not self._config.lockstep or self._state not in (State.HOLDING, State.RUNNING):
+        if not self._config.lockstep or self._state not in (State.HOLDING, State.RUNNING) or self._expired:
             return True
         asked_ns = now_ns - self._config.latency_ticks * self._robot.period_ns
         return self._live and (asked_ns < self._epoch_start_ns or asked_ns <= self._answered_ns)
@@ -242,32 +302,58 @@ class Executor:
             self._fail(f"ROS time went back by {(self._now_ns - now_ns) / NS_PER_S:.3f} s")
         self._now_ns = now_ns
         self._ticks += 1
-        self._watch(now_ns)
+        self.watch(now_ns)
         self._take_pending(now_ns)
-        if self._silence and not self._velocity.any():
+        if self._silence and not self._moves():
             self._live = False
         if self._live:
-            follows = self._timeline.path is not None
+            follows, plan_ns = self._timeline.path is not None, self._plan_ns
             self._velocity = self._follow() if follows else self._limits.braked(self._position, self._velocity)
             self._position = self._position + self._velocity * self._limits.tick_s
-            if self._velocity.any():
+            if self._base is not None:
+                self._base.tick(plan_ns, self._rate if follows else 0.0)
+            if self._moves():
                 self._moved_ns = self._steady_ns()
         self._clock.record(now_ns, self._plan_ns)
-        return JointCommand(now_ns, self._position) if self._live else None
+        if not self._live:
+            return None
+        return JointCommand(now_ns, self._position, None if self._base is None else self._base.velocity)
 
-    def _watch(self, now_ns: int) -> None:
-        """Faults that the joints tell of."""
+    def watch(self, now_ns: int) -> None:
+        """What the joints, the dead-man switch and the clock tell; every tick asks, others may where no tick comes."""
         if self._state not in (State.HOLDING, State.RUNNING, State.HOMING):
             return
-        stale = self._stale(now_ns)
-        if stale:
-            self._fail(stale)
-        elif self._live:
+        reason = self._released() or self._stale(now_ns)
+        if reason:
+            self._fail(reason)
+            return
+        until_ns = self._hold_until_ns
+        if self._state == State.HOLDING and until_ns is not None and self._watched_ns(now_ns) > until_ns:
+            self._hold_until_ns, self._expired = None, True
+            self._reason += " for too long: ~/enable is needed"
+        if self._live and not self._config.dry_run:
             error = np.where(self._robot.is_gripper, 0, np.abs(self._measured_position() - self._position))
             joint = int(np.argmax(error))
             self._away_ticks = self._away_ticks + 1 if error[joint] > self._config.max_following_error else 0
             if self._away_ticks * self._limits.tick_s > FOLLOWING_ERROR_S:
                 self._fail(f"{self._robot.joint_names[joint]} is {error[joint]:.2f} rad away from its command")
+
+    def _released(self) -> str:
+        """That the dead-man switch is not held where it must be, empty otherwise."""
+        if not self._config.require_deadman:
+            return ""
+        age_ns = None if self._deadman_ns is None else self._steady_ns() - self._deadman_ns
+        if age_ns is not None and age_ns <= self._config.deadman_timeout_s * NS_PER_S:
+            return ""
+        return "the dead-man switch is not held"
+
+    def _hold_for(self, seconds: float, now_ns: int) -> None:
+        """From now on a hold may take so long."""
+        self._hold_until_ns, self._expired = self._watched_ns(now_ns) + round(seconds * NS_PER_S), False
+
+    def _watched_ns(self, now_ns: int) -> int:
+        """The clock of watchdogs: steady, in lock-step ROS time."""
+        return now_ns if self._config.lockstep else self._steady_ns()
 
     def _stale(self, now_ns: int) -> str:
         """Which group has no fresh measured joints, empty for none. In lock-step the age is counted in ROS time."""
@@ -286,32 +372,53 @@ class Executor:
         latency_ns = self._config.latency_ticks * self._robot.period_ns if self._config.lockstep else 0
         while self._pending and self._pending[0].stamp_ns + latency_ns < now_ns:
             chunk = self._pending.popleft()
+            due_ns = self._clock.at(chunk.stamp_ns) + self._intake.due_offsets_ns(chunk)
             placed = self._timeline.place(
                 chunk.chunk_id,
-                self._clock.at(chunk.stamp_ns) + self._intake.due_offsets_ns(chunk),
+                due_ns,
                 self._within(self._intake.rows(chunk)),
                 plan_ns=self._plan_ns,
                 position=self._position,
                 slope=self._slope(),
             )
             if placed:
+                self._place_base(chunk, due_ns)
+                self._hold_until_ns = None
                 self._move(Event.CHUNK, f"following chunk {chunk.chunk_id}")
 
+    def _place_base(self, chunk: ActionChunk, due_ns: np.ndarray) -> None:
+        if self._base is None:
+            return
+        rows = self._intake.base_rows(chunk)
+        if rows is None:
+            self._base.clear()
+        else:
+            self._base.place(due_ns, rows)
+
     def _follow(self) -> np.ndarray:
-        """Velocity (J,) of this tick along the plan; moves plan time on by as much."""
-        path, tick_s = self._timeline.path, self._limits.tick_s
+        """Velocity (J,) of this tick along the plan; moves plan time on by as much.
+
+        The arm joints keep to the path together. A gripper chases its own value: it never slows the arms down, and
+        never goes beyond what the plan asks of it.
+        """
+        path, tick_s, arms = self._timeline.path, self._limits.tick_s, ~self._robot.is_gripper
         assert path is not None
         rate = path.rate(self._plan_ns)
         rate = min(rate, path.rate(self._plan_ns + int(rate * self.tick_ns)))
+        if self._base is not None:
+            rate = min(rate, self._base.rate(self._plan_ns))
         step_ns = min(round(rate * self.tick_ns), path.end_ns - self._plan_ns)
         here = path.sample(self._plan_ns)
         along = (path.sample(self._plan_ns + step_ns) - here) / tick_s
-        want = along + self._limits.approach(here - self._position)
-        common = scale_into(want, *self._limits.reach(self._velocity))
+        want = along + self._limits.approach(np.where(arms, here - self._position, 0))
+        scale = self._config.start_velocity_scale if self._plan_ns < self._timeline.ramp_end_ns else 1.0
+        low, high = self._limits.reach(self._velocity, scale)
+        common = scale_into(want[arms], low[arms], high[arms])
         factor = 1.0 if common is None else common
-        moved = np.clip(factor * want, *self._limits.window(self._position, self._velocity))
+        window = self._limits.window(self._position, self._velocity)
+        moved = np.clip(factor * want, *window)
         if common is None:  # the last resort was each joint by itself; plan time waits for the one held back most
-            part = np.where(np.abs(want) > SLACK, moved / np.where(want == 0, 1, want), 1)
+            part = np.where(arms & (np.abs(want) > SLACK), moved / np.where(want == 0, 1, want), 1)
             factor = float(part.clip(0, 1).min())
         advance_ns = round(factor * step_ns)
         asked_ns = min(self.tick_ns, path.end_ns - self._plan_ns)
@@ -319,6 +426,8 @@ class Executor:
             self._note_limited((path.sample(self._plan_ns + asked_ns) - self._position) / tick_s)
         self._plan_ns += advance_ns
         self._rate = advance_ns / self.tick_ns
+        chase = self._limits.chase(path.sample(self._plan_ns) - self._position)
+        moved = np.where(arms, moved, np.clip(chase, *window))
         away = np.abs(path.rows[-1] - self._position)
         if self._plan_ns < path.end_ns or max(away.max(), np.abs(moved).max()) > ARRIVED:
             return moved
@@ -327,12 +436,16 @@ class Executor:
 
     def _end_plan(self) -> None:
         self._timeline.clear()
+        self._drop_base()
+        now_ns = self._now_ns
+        assert now_ns is not None  # set by the tick that got here
         if self._state == State.HOMING:
-            self._move(Event.END, "at home")
-            assert self._now_ns is not None  # set by the tick that got here
-            self._begin_epoch(self._now_ns)
+            self._move(Event.END, "at home, no chunk yet")
+            self._begin_epoch(now_ns)
+            self._hold_for(self._config.first_chunk_within_s, now_ns)
         else:
             self._move(Event.END, "the plan has ended, no fresh chunk")
+            self._hold_for(self._config.resume_within_s, now_ns)
 
     # Small steps
 
@@ -341,14 +454,24 @@ class Executor:
 
     def _cut(self, event: Event, reason: str, *, silence: bool) -> None:
         """Chunks go first, so that nothing of them can follow the braking."""
+        self._hold_until_ns, self._expired = None, False
         self._pending.clear()
         self._timeline.clear()
+        self._drop_base()
         self._silence = silence
         self._move(event, reason)
 
     def _fail(self, reason: str) -> None:
         if (self._state, Event.FAILURE) in TRANSITIONS:
             self._cut(Event.FAILURE, reason, silence=False)
+
+    def _drop_base(self) -> None:
+        if self._base is not None:
+            self._base.clear()
+
+    def _moves(self) -> bool:
+        """Whether arms or base are commanded to move."""
+        return bool(self._velocity.any()) or (self._base is not None and bool(self._base.velocity.any()))
 
     def _refuse(self, kind: str, particulars: str) -> str:
         self._refused[kind] += 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from functools import lru_cache
 
 import numpy as np
@@ -38,8 +39,16 @@ class Intake:
         return self._bad_rows(chunk, now_ns) if len(chunk.rows) else None
 
     def rows(self, chunk: ActionChunk) -> np.ndarray:
-        """The rows (T, J) float64 of a chunk that is taken, in the robot's order."""
-        return chunk.rows[:, self._columns(chunk.channels)[0]].astype(float)
+        """The joints (T, J) float64 of a chunk that is taken, in the robot's order."""
+        return chunk.rows[:, self._columns(chunk.channels).joints].astype(float)
+
+    def base_rows(self, chunk: ActionChunk) -> np.ndarray | None:
+        """Its base velocities (T, 3) float64, zero for an axis that it does not name; None where it names none."""
+        columns = self._columns(chunk.channels).base
+        if not any(column is not None for column in columns):
+            return None
+        still = np.zeros(len(chunk.rows))
+        return np.stack([still if c is None else chunk.rows[:, c].astype(float) for c in columns], axis=1)
 
     def due_offsets_ns(self, chunk: ActionChunk) -> np.ndarray:
         """When each row (T,) is due, in ns of plan time after the Observation."""
@@ -54,8 +63,7 @@ class Intake:
             return "wrong size", f"expected up to {MAX_ROWS} rows of {len(chunk.channels)} channels, found {shape}"
         if not 0 <= chunk.offset_steps <= shape[0]:
             return "wrong offset", f"expected 0 to {shape[0]} rows, found {chunk.offset_steps}"
-        _, wrong = self._columns(chunk.channels)
-        if wrong:
+        if wrong := self._columns(chunk.channels).wrong:
             return "wrong channels", wrong
         if not np.isfinite(chunk.rows).all():
             row, column = np.argwhere(~np.isfinite(chunk.rows))[0]
@@ -65,22 +73,35 @@ class Intake:
             return "older than its horizon", f"{age_s:.3f} s old, its last row is due after {horizon_s:.3f} s"
         return None
 
-    def _find_columns(self, channels: tuple[str, ...]) -> tuple[list[int], str]:
-        """The chunk's column of every joint, and what is wrong with the names, empty for nothing.
+    def _find_columns(self, channels: tuple[str, ...]) -> _Columns:
+        """Where a chunk with these channels has what the robot takes.
 
         A channel may have another name of the same slot: `gripper_open` is `right_gripper_open`.
         """
         for name in channels:
             if name not in SLOTS:
-                return [], f"{name} is no slot of the 128-vector"
+                return _Columns(wrong=f"{name} is no slot of the 128-vector")
+        robot = self._robot
         found = [SLOTS[name] for name in channels]
-        wanted = [SLOTS[name] for name in self._robot.channels]
+        outputs = [SLOTS[name] for name in (*robot.channels, *robot.base_channels)]
         for slot, name in zip(found, channels, strict=True):
             if found.count(slot) > 1:
-                return [], f"{name} stands there twice"
-            if slot not in wanted:
-                return [], f"{self._robot.name} has no output for {name}"
-        for joint in self._robot.joints:
+                return _Columns(wrong=f"{name} stands there twice")
+            if slot not in outputs:
+                return _Columns(wrong=f"the robot file of {robot.name} has no output for {name}")
+        for joint in robot.joints:
             if SLOTS[joint.slot] not in found:
-                return [], f"{joint.slot} ({joint.name}) is missing"
-        return [found.index(slot) for slot in wanted], ""
+                return _Columns(wrong=f"{joint.slot} ({joint.name}) is missing")
+        return _Columns(
+            joints=[found.index(SLOTS[name]) for name in robot.channels],
+            base=[found.index(SLOTS[name]) if SLOTS[name] in found else None for name in robot.base_channels],
+        )
+
+
+@dataclass(frozen=True)
+class _Columns:
+    """Columns of a chunk: of every joint, of every base axis (None: absent); or what is wrong with its channels."""
+
+    joints: list[int] = field(default_factory=list)
+    base: list[int | None] = field(default_factory=list)
+    wrong: str = ""

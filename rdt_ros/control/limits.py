@@ -69,10 +69,13 @@ class Limits:
             tick_s=tick_s,
         )
 
-    def reach(self, velocity: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Lowest and highest velocity (J,) of the next tick that velocity and acceleration limits allow."""
-        change = self.acceleration * self.tick_s
-        return np.maximum(velocity - change, -self.velocity), np.minimum(velocity + change, self.velocity)
+    def reach(self, velocity: np.ndarray, scale: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
+        """Lowest and highest velocity (J,) of the next tick that velocity and acceleration limits allow.
+
+        `scale` is the part of the velocity limits that counts.
+        """
+        change, most = self.acceleration * self.tick_s, self.velocity * scale
+        return np.maximum(velocity - change, -most), np.minimum(velocity + change, most)
 
     def window(self, position: np.ndarray, velocity: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The same (J,) with position limits: no choice inside can ever force a joint beyond any limit.
@@ -99,3 +102,7 @@ class Limits:
         way = np.abs(offset)
         speed = np.minimum(stoppable(way, self.acceleration / 2, self.tick_s), self.velocity)
         return offset * float(np.min(np.where(way > TINY, speed / np.maximum(way, TINY), 1 / self.tick_s)))
+
+    def chase(self, offset: np.ndarray) -> np.ndarray:
+        """Velocity (J,) at which each joint by itself makes up for an `offset` (J,) without going beyond it."""
+        return np.sign(offset) * np.minimum(stoppable(np.abs(offset), self.acceleration, self.tick_s), self.velocity)

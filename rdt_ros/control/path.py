@@ -15,9 +15,11 @@ LEAST_BRAKING = 0.05  # part of the acceleration that slowing down may use anywh
 class Path:
     """Rows (K, J) at rising plan times (K,) in ns, K at least 2.
 
-    Between rows: cubic Hermite with the harmonic mean of the neighbouring slopes as tangent (Fritsch and Butland 1984),
-    so positions and velocities are continuous and no joint leaves the range of its two rows; grippers stay monotone.
-    `start_slope` (J,) is the tangent at the first row as far as that allows; without it the first piece is a parabola.
+    Between rows: cubic Hermite, so positions and velocities are continuous. The tangent at a row is the mean of the
+    slopes on both sides, at most three times the smaller one, so that a jump between two rows does not swing on. For
+    the joints of `monotone` (J,) it is their harmonic mean (Fritsch and Butland 1984): they never leave the range of
+    two rows. `start_slope` (J,) is the tangent at the first row, for monotone joints as far as that allows; without it
+    the first piece is a parabola.
 
     `rate` is the speed of plan time, 1 where the plan keeps the limits. Elsewhere it is what velocity and
     acceleration allow there and what still lets the arm slow down for all that comes, up to rest at the last row:
@@ -26,12 +28,17 @@ class Path:
     """
 
     def __init__(
-        self, times_ns: np.ndarray, rows: np.ndarray, limits: Limits, start_slope: np.ndarray | None = None
+        self,
+        times_ns: np.ndarray,
+        rows: np.ndarray,
+        limits: Limits,
+        start_slope: np.ndarray | None = None,
+        monotone: np.ndarray | bool = True,
     ) -> None:
         self.times_ns, self.rows = times_ns, rows
         self._length_s = np.diff(times_ns)[:, None] / NS_PER_S
         slopes = np.diff(rows, axis=0) / self._length_s
-        self._tangents = _tangents(slopes, start_slope)
+        self._tangents = _tangents(slopes, self._length_s, start_slope, monotone)
         self._square, self._brake = self._rates(slopes, limits)
 
     @property
@@ -47,6 +54,15 @@ class Path:
         rise = self.rows[k + 1] - self.rows[k]
         left, right = self._tangents[k] * length_s, self._tangents[k + 1] * length_s
         return self.rows[k] + u * (left + u * (3 * rise - 2 * left - right + u * (left + right - 2 * rise)))
+
+    def slope(self, plan_ns: int) -> np.ndarray:
+        """How positions (J,) change per second of plan time."""
+        k = self._segment(plan_ns)
+        length_s = self._length_s[k, 0]
+        u = min(max((plan_ns - int(self.times_ns[k])) / NS_PER_S / length_s, 0.0), 1.0)
+        rise = (self.rows[k + 1] - self.rows[k]) / length_s
+        left, right = self._tangents[k], self._tangents[k + 1]
+        return left + u * (6 * rise - 4 * left - 2 * right + 3 * u * (left + right - 2 * rise))
 
     def rate(self, plan_ns: int) -> float:
         """How fast plan time may run here, above 0 and up to 1."""
@@ -80,12 +96,19 @@ class Path:
         return square, brake
 
 
-def _tangents(slopes: np.ndarray, start: np.ndarray | None) -> np.ndarray:
+def _tangents(
+    slopes: np.ndarray, length_s: np.ndarray, start: np.ndarray | None, monotone: np.ndarray | bool
+) -> np.ndarray:
     """Slopes of the curve at its rows (K, J) from those between them; at an open end the last piece is a parabola."""
     left, right = slopes[:-1], slopes[1:]
-    monotone = left * right > 0
-    inner = np.where(monotone, 2 * left * right / np.where(monotone, left + right, 1), 0)
+    before_s, after_s = length_s[:-1], length_s[1:]
+    mean = (left * after_s + right * before_s) / (before_s + after_s)  # that of the parabola through three rows
+    most = 3 * np.minimum(np.abs(left), np.abs(right))
+    same = left * right > 0
+    harmonic = np.where(same, 2 * left * right / np.where(same, left + right, 1), 0)
+    inner = np.where(monotone, harmonic, np.clip(mean, -most, most))
     first, last = (2 * slopes[0] - inner[0], 2 * slopes[-1] - inner[-1]) if len(inner) else (slopes[0], slopes[0])
     if start is not None:
-        first = np.clip(start, np.minimum(3 * slopes[0], 0), np.maximum(3 * slopes[0], 0))
+        within = np.clip(start, np.minimum(3 * slopes[0], 0), np.maximum(3 * slopes[0], 0))
+        first = np.where(monotone, within, start)
     return np.vstack([first, inner, last])

@@ -32,6 +32,7 @@ class Event(Enum):
 TRANSITIONS: dict[tuple[State, Event], State] = {
     (State.INACTIVE, Event.ENABLE): State.HOLDING,
     (State.FAULT, Event.ENABLE): State.HOLDING,
+    (State.HOLDING, Event.ENABLE): State.HOLDING,  # after a hold that took too long
     (State.HOLDING, Event.CHUNK): State.RUNNING,
     (State.RUNNING, Event.CHUNK): State.RUNNING,
     (State.RUNNING, Event.END): State.HOLDING,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import time
 from collections.abc import Callable
@@ -19,6 +20,7 @@ from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy, qos_policy_name_from_kind
 from rclpy.subscription import Subscription
 from sensor_msgs.msg import CompressedImage, Image, JointState
+from std_msgs.msg import Float64MultiArray
 
 from rdt_ros.errors import InputError
 from rdt_ros.nodes import messages
@@ -43,6 +45,7 @@ REPORT_S = 1.0
 DISCOVERY_S = 4.0  # until a topic without publisher, or one that was found and stays silent, is worth a word
 CAMERA_DEPTH = 5
 DEPTH = 20
+PUBLISHER_DEPTH = 64  # a reader that stands still for 2 s at 30 Hz gets all of them; 30 MB at 470 KB an Observation
 COMPRESSED = "/compressed"
 LEVELS = {
     Level.OK: DiagnosticStatus.OK,
@@ -73,7 +76,7 @@ class CameraSyncNode(Node):
         self._robot = load_robot(self._config.robot)
         self._sync = Synchroniser(self._robot, self._config)
         # a node that joins late gets the last sets, so that lock-step does not wait for an answer that nobody can give
-        latched = QoSProfile(depth=10, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+        latched = QoSProfile(depth=PUBLISHER_DEPTH, durability=DurabilityPolicy.TRANSIENT_LOCAL)
         self._publisher = self.create_publisher(rdt_msgs.msg.Observation, "observation", latched)
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
         self._mismatches: dict[str, str] = {}  # source -> what DDS said, until a message comes
@@ -91,11 +94,13 @@ class CameraSyncNode(Node):
 
     def _subscribe_others(self) -> None:
         roles = ("measured", "leader" if self._config.leader else "command")
-        routes: list[tuple[str, type, str, Read]] = [
-            (f"{role}/{group.name}", JointState, group.topic(role).topic, partial(self._read_joints, group, role))
-            for group in self._robot.groups
-            for role in roles
-        ]
+        routes: list[tuple[str, type, str, Read]] = []
+        for group, role in itertools.product(self._robot.groups, roles):
+            topic, source = group.topic(role), f"{role}/{group.name}"
+            if topic.message == "float64_multi_array":
+                routes.append((source, Float64MultiArray, topic.topic, partial(self._read_unstamped, group)))
+            else:
+                routes.append((source, JointState, topic.topic, partial(self._read_joints, group, role)))
         if self._robot.base:
             routes.append((BASE_SOURCE, Odometry, self._robot.base.odometry, _read_odometry))
         routes += [(f"pose/{pose.name}", PoseStamped, pose.topic, _read_pose) for pose in self._robot.poses]
@@ -122,7 +127,9 @@ class CameraSyncNode(Node):
         return self.count_publishers(self.resolve_topic_name(topic))
 
     def _on_message(self, source: str, read: Read, msg: Any) -> None:
-        now_ns, stamp_ns = time.monotonic_ns(), messages.stamp_ns(msg.header.stamp)
+        now_ns = time.monotonic_ns()
+        # What has no stamp is stamped when it comes.
+        stamp_ns = messages.stamp_ns(msg.header.stamp) if hasattr(msg, "header") else self.get_clock().now().nanoseconds
         self._mismatches.pop(source, None)
         try:
             payload = read(msg, stamp_ns)
@@ -141,6 +148,9 @@ class CameraSyncNode(Node):
 
     def _read_joints(self, group: JointGroup, role: str, msg: JointState, _stamp_ns: int) -> JointSample:
         return messages.joint_sample(self._robot, group, role, msg)
+
+    def _read_unstamped(self, group: JointGroup, msg: Float64MultiArray, stamp_ns: int) -> JointSample:
+        return messages.unstamped_command(self._robot, group, stamp_ns, msg)
 
     # Out
 

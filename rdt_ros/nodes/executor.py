@@ -6,9 +6,11 @@ import array
 import threading
 import time
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
+from geometry_msgs.msg import Twist
 from rclpy.clock import Clock as RosClock
 from rclpy.clock import ClockType
 from rclpy.node import Node
@@ -17,7 +19,7 @@ from rclpy.qos import QoSProfile, ReliabilityPolicy
 from rdt_msgs.msg import ActionChunk, ExecutorState
 from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import JointState
-from std_msgs.msg import Bool
+from std_msgs.msg import Bool, Float64MultiArray
 from std_srvs.srv import Trigger
 
 from rdt_ros.control.executor import Executor, ExecutorConfig, ExecutorStatus
@@ -28,12 +30,15 @@ from rdt_ros.nodes import messages
 from rdt_ros.nodes.diagnostics import diagnostic_array
 from rdt_ros.nodes.parameters import load
 from rdt_ros.nodes.process import run_node
+from rdt_ros.nodes.realtime import calm_interpreter, fine_timers, schedule
 from rdt_ros.robot.description import JointGroup, Robot, load_robot
 from rdt_ros.types import NS_PER_S, JointCommand
 
 STATE_PERIOD_S = 0.1
 WATCH_PERIOD_S = 1.0
-CATCH_UP_NS = NS_PER_S  # of /clock; a longer jump is one tick
+CATCH_UP_NS = NS_PER_S // 20  # of /clock; a longer jump is one tick, not a burst of commands
+COMMANDS = {"joint_state": JointState, "float64_multi_array": Float64MultiArray}
+LEAD_NS = 2_000_000  # a command is ready this much before it is due: what takes longer now and then delays nothing
 SET_BACK_NS = NS_PER_S // 10  # of the computer's clock; a smaller step back is waited for
 
 
@@ -45,8 +50,8 @@ class ExecutorNode(Node):
         self._config = load(self, ExecutorConfig)
         self._robot = load_robot(self._config.robot)
         self._executor = Executor(self._robot, self._config, time.monotonic_ns)
+        self._lock = threading.Lock()  # over the executor
         self._rhythm = Rhythm(self._executor.tick_ns)
-        self._lock = threading.Lock()  # over the two above
         self._sim_time = self.get_parameter("use_sim_time").value
         self._lockstep = self._config.lockstep
         if self._lockstep and not self._sim_time:
@@ -56,11 +61,18 @@ class ExecutorNode(Node):
         self._due_ns: int | None = None  # tick of /clock that is not done yet
         self._told: tuple[State, int] | None = None  # state and epoch of the last message
         self._refused_before = 0
-        self._enable_at_start = self._config.enable_at_start
+        self._enable_at_start, self._chunk_heard = self._config.enable_at_start, False
         self._make_endpoints()
+        if self._config.dry_run:
+            self.get_logger().warning("dry run: no commands will be sent")
         self._ending = threading.Event()
         self._thread = threading.Thread(target=self._loop, name="commands", daemon=True)
+        calm_interpreter()
         if not self._sim_time:
+            # this thread too: the other one may have to wait for it
+            refusal = schedule(self._config.realtime_priority)
+            if refusal:
+                self.get_logger().warning(refusal)
             self._thread.start()
 
     def close(self) -> None:
@@ -73,15 +85,23 @@ class ExecutorNode(Node):
         best_effort = QoSProfile(depth=10, reliability=ReliabilityPolicy.BEST_EFFORT)
         self._commands: list[tuple[JointGroup, Publisher]] = []
         for group in self._robot.groups:
-            self._commands.append((group, self.create_publisher(JointState, group.command.topic, 10)))
+            if not self._config.dry_run:
+                kind = COMMANDS[group.command.message]
+                self._commands.append((group, self.create_publisher(kind, group.command.topic, 10)))
             self.create_subscription(
                 JointState, group.measured.topic, lambda msg, group=group: self._on_measured(group, msg), best_effort
             )
+        base = self._robot.base
+        self._base_commands: Publisher | None = None
+        if base is not None and base.command and not self._config.dry_run:
+            self._base_commands = self.create_publisher(Twist, base.command, 10)
         self._states = self.create_publisher(ExecutorState, "~/state", 10)
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
         self.create_subscription(ActionChunk, "action_chunk", self._on_chunk, 10)
         latest = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
         self.create_subscription(Bool, "software_stop", self._on_software_stop, latest)
+        if self._config.require_deadman:
+            self.create_subscription(Bool, "deadman", self._on_deadman, latest)
         if self._sim_time:  # in lock-step no /clock may be lost
             self.create_subscription(Clock, "/clock", self._on_clock, 10 if self._lockstep else best_effort)
         self._serve("~/enable", self._enable)
@@ -125,6 +145,7 @@ class ExecutorNode(Node):
         except InputError as error:
             self.get_logger().warning(f"chunk refused: {error}", throttle_duration_sec=1.0)
             return
+        self._chunk_heard = True
         with self._lock:
             refusal = self._executor.offer(chunk, now_ns or 0)
             following = self._executor.state in (State.HOLDING, State.RUNNING)
@@ -138,6 +159,10 @@ class ExecutorNode(Node):
                 self._executor.software_stop()
             self._tell()
             self._answer_due()
+
+    def _on_deadman(self, msg: Bool) -> None:
+        with self._lock:
+            self._executor.deadman(msg.data)
 
     def _enable(self) -> str | None:
         self._executor.intrusion(self._others())
@@ -168,11 +193,12 @@ class ExecutorNode(Node):
             if first_ns <= grid_ns:
                 self._due_ns = grid_ns
             elif self._sent is not None and self._sent.stamp_ns == self._clock_ns:
-                self._send(self._sent)  # the simulator still waits: it was found after the command was sent
+                # the simulator still waits: it was found after the command was sent
+                self._publish(self._sent, self._messages(self._sent))
             self._answer_due()
         else:
             for due_ns in range(first_ns, grid_ns + 1, tick_ns):
-                self._do_tick(due_ns, 0)
+                self._do_tick(due_ns)
 
     def _answer_due(self) -> None:
         """Lock-step: does the tick at which the simulator stands as soon as it can be done."""
@@ -182,46 +208,69 @@ class ExecutorNode(Node):
             ready = self._executor.ready(self._due_ns)
         if ready:
             due_ns, self._due_ns = self._due_ns, None
-            self._do_tick(due_ns, 0)
+            self._do_tick(due_ns)
             self._tell()
 
     def _loop(self) -> None:
-        """Sleeps to absolute deadlines; a tick that is missed altogether is left out, and plan time waits for it."""
+        """Computes each command a little before its absolute deadline and sends it there.
+
+        A tick that is missed altogether is left out, and plan time waits for it.
+        """
+        fine_timers()
+        schedule(self._config.realtime_priority and self._config.realtime_priority + 1)
         tick_ns = self._executor.tick_ns
+        lead_ns = min(LEAD_NS, tick_ns // 2)
         due_ns = (self._now_ns() // tick_ns + 1) * tick_ns
         while not self._ending.is_set():
             now_ns = self._now_ns()
-            if now_ns >= due_ns:
-                self._do_tick(due_ns, now_ns - due_ns)
-                due_ns = max(due_ns, self._now_ns() // tick_ns * tick_ns) + tick_ns
-            elif due_ns - now_ns > tick_ns + SET_BACK_NS:
+            if due_ns - now_ns > tick_ns + SET_BACK_NS:
                 due_ns = (now_ns // tick_ns + 1) * tick_ns  # the executor takes a tick of the past for a fault
+            elif due_ns - now_ns > lead_ns:
+                time.sleep((due_ns - now_ns - lead_ns) / NS_PER_S)
             else:
-                time.sleep((due_ns - now_ns) / NS_PER_S)
+                command, outgoing = self._compute(due_ns)
+                time.sleep(min(max(due_ns - self._now_ns(), 0), lead_ns) / NS_PER_S)
+                lateness_ns = self._now_ns() - due_ns
+                self._publish(command, outgoing)
+                self._rhythm.add(time.monotonic_ns(), lateness_ns)
+                due_ns = max(due_ns, self._now_ns() // tick_ns * tick_ns) + tick_ns
 
-    def _do_tick(self, due_ns: int, lateness_ns: int) -> None:
+    def _do_tick(self, due_ns: int) -> None:
+        """A tick of `/clock`, at once."""
+        self._publish(*self._compute(due_ns))
+        self._rhythm.add(time.monotonic_ns(), 0)
+
+    def _compute(self, due_ns: int) -> tuple[JointCommand | None, list[tuple[Publisher, Any]]]:
+        """The command of a tick, and the messages that carry it."""
         with self._lock:
             command = self._executor.tick(due_ns)
             told = self._executor.state, self._executor.epoch
-        if command is not None:
-            self._send(command)
-        with self._lock:
-            self._rhythm.add(time.monotonic_ns(), lateness_ns)
         if told != self._told:
             self._changed.trigger()
+        return command, [] if command is None else self._messages(command)
 
     # Out
 
-    def _send(self, command: JointCommand) -> None:
-        self._sent = command
-        for group, publisher in self._commands:
-            position = command.position[group.columns]
-            publisher.publish(
-                messages.joint_state_msg(self._robot, group, "command", stamp_ns=command.stamp_ns, position=position)
-            )
+    def _messages(self, command: JointCommand) -> list[tuple[Publisher, Any]]:
+        robot = self._robot
+        outgoing = [(publisher, messages.command_msg(robot, group, command)) for group, publisher in self._commands]
+        if self._base_commands is not None and command.base is not None:
+            outgoing.append((self._base_commands, messages.twist_msg(command.base)))
+        return outgoing
+
+    def _publish(self, command: JointCommand | None, outgoing: list[tuple[Publisher, Any]]) -> None:
+        for publisher, msg in outgoing:
+            publisher.publish(msg)
+        if command is not None:
+            self._sent = command
 
     def _on_state_timer(self) -> None:
-        if self._enable_at_start:
+        others, now_ns = self._others(), self._now_ns()
+        with self._lock:
+            self._executor.intrusion(others)
+            if self._sim_time and not self._lockstep and now_ns is not None:
+                self._executor.watch(now_ns)  # a /clock that stands brings no tick
+        if self._enable_at_start and self._chunk_heard:
             with self._lock:
                 self._enable_at_start = self._enable() is not None
             self._answer_due()
@@ -229,44 +278,46 @@ class ExecutorNode(Node):
 
     def _tell(self) -> None:
         with self._lock:
-            status = self._executor.status()
-            msg = _state_msg(self._robot, status, self._executor.take_limited(), self._rhythm)
+            status, limited = self._executor.status(), self._executor.take_limited()
+        msg = _state_msg(self._robot, status, limited, self._rhythm)
         if self._told is None or self._told[0] != status.state:
             self.get_logger().info(f"{status.state.name.lower()}: {status.reason}")
         self._told = status.state, status.epoch
         self._states.publish(msg)
 
     def _watch(self) -> None:
-        """Once a second: who else commands the arms, and diagnostics."""
-        others = self._others()
+        """Once a second: diagnostics."""
         with self._lock:
-            self._executor.intrusion(others)
             status = self._executor.status()
-            figures = self._rhythm.figures()
+        figures = self._rhythm.figures()
         refused = sum(count for kind, count in status.refused.items() if kind != "not following")
         level = DiagnosticStatus.OK
         if refused > self._refused_before or status.state == State.STOPPED:
+            level = DiagnosticStatus.WARN
+        if status.needs_enable:
             level = DiagnosticStatus.WARN
         if status.state == State.FAULT:
             level = DiagnosticStatus.ERROR
         self._refused_before = refused
         values = {"epoch": status.epoch, "ticks": status.ticks, **figures, "chunks_refused": refused}
         values |= {f"refused {kind}": count for kind, count in status.refused.items()}
-        text = f"{status.state.name.lower()}: {status.reason}"
+        dry = "dry run, " if self._config.dry_run else ""
+        text = f"{dry}{status.state.name.lower()}: {status.reason}"
         self._diagnostics.publish(diagnostic_array(self, level, text, values))
 
     def _others(self) -> str:
         """Who else publishes on a command topic, empty for nobody."""
         own = (self.get_name(), self.get_namespace())
-        for group, _ in self._commands:
-            found = [
-                (info.node_name, info.node_namespace) for info in self.get_publishers_info_by_topic(group.command.topic)
-            ]
+        publishers = [publisher for _, publisher in self._commands]
+        for topic in [p.topic_name for p in (*publishers, self._base_commands) if p is not None]:
+            if self.count_publishers(topic) == 1:
+                continue
+            found = [(info.node_name, info.node_namespace) for info in self.get_publishers_info_by_topic(topic)]
             others = [name for name, space in found if (name, space) != own]
             if found.count(own) > 1:
                 others.append(f"another {self.get_name()}")
             if others:
-                return f"{self.resolve_topic_name(group.command.topic)} is also published by {others[0]}"
+                return f"{topic} is also published by {others[0]}"
         return ""
 
 

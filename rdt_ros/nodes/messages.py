@@ -8,13 +8,14 @@ from collections.abc import Sequence
 import numpy as np
 import rdt_msgs.msg
 from builtin_interfaces.msg import Time
-from geometry_msgs.msg import PoseStamped
+from geometry_msgs.msg import PoseStamped, Twist
 from nav_msgs.msg import Odometry
 from sensor_msgs.msg import CompressedImage, Image, JointState
+from std_msgs.msg import Float64MultiArray
 
 from rdt_ros.errors import InputError
 from rdt_ros.robot.description import JointGroup, Robot
-from rdt_ros.types import NS_PER_S, ActionChunk, JointSample, Observation, Picture
+from rdt_ros.types import NS_PER_S, ActionChunk, JointCommand, JointSample, Observation, Picture
 
 POSE_SIZE = 7
 
@@ -82,6 +83,26 @@ def joint_sample(robot: Robot, group: JointGroup, role: str, msg: JointState) ->
         velocity=msg.velocity,
         effort=msg.effort,
     )
+
+
+def command_msg(robot: Robot, group: JointGroup, command: JointCommand) -> JointState | Float64MultiArray:
+    """A group's part of a command, as the type that the robot file names."""
+    position = command.position[group.columns]
+    if group.command.message == "float64_multi_array":
+        return Float64MultiArray(data=robot.to_wire(group, "command", position).tolist())
+    return joint_state_msg(robot, group, "command", stamp_ns=command.stamp_ns, position=position)
+
+
+def unstamped_command(robot: Robot, group: JointGroup, ns: int, msg: Float64MultiArray) -> JointSample:
+    """The command of a message without a stamp, which came at `ns`; InputError where it does not fit the robot."""
+    return robot.from_wire(group, "command", stamp_ns=ns, names=(), position=msg.data)
+
+
+def twist_msg(base: np.ndarray) -> Twist:
+    """A base's velocity command (3,): vx m/s, vy m/s, yaw rate rad/s."""
+    msg = Twist()
+    msg.linear.x, msg.linear.y, msg.angular.z = base.tolist()
+    return msg
 
 
 def odometry_msg(ns: int, base: np.ndarray) -> Odometry:

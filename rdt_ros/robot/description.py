@@ -44,14 +44,22 @@ class Joint:
     command_wire: Wire = Wire()
 
 
+MESSAGES = ("joint_state", "float64_multi_array")
+
+
 @dataclass(frozen=True)
 class JointTopic:
-    """A JointState topic. `names` are the joint names on the wire; None takes joints by position."""
+    """A topic of joint values. `names` are the joint names on the wire; None takes joints by position.
+
+    `message` is the type: JointState, or for a command Float64MultiArray as ros2_control's forward position
+    controllers take it (positions only, no stamp).
+    """
 
     topic: str
     names: tuple[str, ...] | None = None
     velocity: tuple[float, ...] = ()  # constants for the field, where the driver gives it another meaning
     effort: tuple[float, ...] = ()
+    message: str = "joint_state"
 
 
 @dataclass(frozen=True)
@@ -94,11 +102,15 @@ class Camera:
 
 @dataclass(frozen=True)
 class Base:
-    """A mobile base: odometry in, velocity command out, limits of vx, vy (m/s) and yaw rate (rad/s)."""
+    """A mobile base: odometry in, velocity command (Twist) out where one is named.
+
+    `velocity` limits vx, vy (m/s) and yaw rate (rad/s), `acceleration` their change (m/s^2, rad/s^2) if it is driven.
+    """
 
     odometry: str
     command: str | None
     velocity: tuple[float, float, float]
+    acceleration: tuple[float, float, float]
     slots: tuple[str, str, str] = ("base_vel_x", "base_vel_y", "base_angular_vel")
 
 
@@ -143,8 +155,13 @@ class Robot:
 
     @cached_property
     def channels(self) -> tuple[str, ...]:
-        """Slots of all joint positions: the channels of an ActionChunk for this robot."""
+        """Slots of all joint positions: the channels that every ActionChunk for this robot has."""
         return tuple(joint.slot for joint in self.joints)
+
+    @cached_property
+    def base_channels(self) -> tuple[str, ...]:
+        """Slots of the base's velocities, which a chunk may have too; none where the base is not driven."""
+        return self.base.slots if self.base is not None and self.base.command else ()
 
     @cached_property
     def is_gripper(self) -> np.ndarray:
@@ -264,7 +281,7 @@ def _group(section: Section, start: int) -> JointGroup:
         start=start,
         limits_source=section.text("limits_source"),
         measured=_topic(section.section("measured"), len(joints)),
-        command=_topic(section.section("command"), len(joints)),
+        command=_topic(section.section("command"), len(joints), MESSAGES),
         leader=_topic(section.section("leader"), len(joints)) if "leader" in section else None,
     )
     section.finish()
@@ -302,12 +319,13 @@ def _wire(section: Section) -> Wire:
     return wire
 
 
-def _topic(section: Section, joints: int) -> JointTopic:
+def _topic(section: Section, joints: int, messages: tuple[str, ...] = MESSAGES[:1]) -> JointTopic:
     topic = JointTopic(
         topic=section.text("topic"),
         names=section.texts("names", joints) if "names" in section else None,
         velocity=section.numbers("velocity", joints) if "velocity" in section else (),
         effort=section.numbers("effort", joints) if "effort" in section else (),
+        message=section.text("message", messages) if "message" in section else messages[0],
     )
     section.finish()
     return topic
@@ -341,14 +359,22 @@ def _home(top: Section, joints: list[Joint]) -> tuple[tuple[float, ...], ...]:
 
 
 def _base(section: Section) -> Base:
-    vx, vy, yaw = section.numbers("velocity", 3)
+    driven = "command" in section
     base = Base(
         odometry=section.text("odometry"),
-        command=section.text("command") if "command" in section else None,
-        velocity=(vx, vy, yaw),
+        command=section.text("command") if driven else None,
+        velocity=_base_limit(section, "velocity"),
+        acceleration=_base_limit(section, "acceleration") if driven else (0.0, 0.0, 0.0),
     )
     section.finish()
     return base
+
+
+def _base_limit(section: Section, key: str) -> tuple[float, float, float]:
+    vx, vy, yaw = section.numbers(key, 3)
+    if min(vx, vy, yaw) < 0:
+        raise section.fail(key, "no negative number", [vx, vy, yaw])
+    return vx, vy, yaw
 
 
 def _pose(section: Section) -> Pose:

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import importlib.util
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -7,6 +10,12 @@ from rdt_ros.control.executor import Executor, ExecutorConfig
 from rdt_ros.control.states import State
 from rdt_ros.errors import InputError
 from rdt_ros.types import NS_PER_S
+
+_spec = importlib.util.spec_from_file_location("control_rig", Path(__file__).with_name("conftest.py"))
+assert _spec is not None and _spec.loader is not None
+_rig = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(_rig)
+Rig = _rig.Rig
 
 P = 40_000_000  # the control period in ns
 SHOULDER, GRIPPER, ELBOW = range(3)
@@ -103,10 +112,100 @@ def test_holds_its_last_command_when_the_chunk_runs_out_and_resumes(make_rig):
     last = rig.run_until(State.HOLDING)[-1]
     assert last == pytest.approx(gentle(5)[-1], abs=1e-6)
     rig.pose = last + [0.01, 0.0, -0.01]  # sagging under gravity
-    assert np.array(rig.tick(30)) == pytest.approx(np.tile(last, (30, 1)))
+    assert np.array(rig.tick(20)) == pytest.approx(np.tile(last, (20, 1)))
     assert rig.offer(last + gentle(5) - [0, 0.5, 0]) is None
     assert rig.tick()[0] == pytest.approx(last + [0.01, 0, -0.01], abs=1e-6)
     assert rig.executor.state == State.RUNNING
+
+
+def test_a_hold_of_over_a_second_needs_enable_again(make_rig):
+    rig = make_rig()
+    rig.offer(gentle(5))
+    last = rig.run_until(State.HOLDING)[-1]
+    epoch = rig.executor.epoch
+    assert np.array(rig.tick(30)) == pytest.approx(np.tile(last, (30, 1)))
+    assert rig.executor.state == State.HOLDING
+    refusal = "not following: the plan has ended, no fresh chunk for too long: ~/enable is needed"
+    assert rig.offer(gentle()) == refusal and rig.executor.status().reason in refusal
+    assert rig.executor.home() == rig.executor.status().reason
+    assert rig.tick()[0] == pytest.approx(last)
+    assert rig.enable() is None and rig.executor.epoch == epoch + 1
+    assert rig.offer(last + gentle(5) - [0, 0.5, 0]) is None
+    assert rig.tick()[0] == pytest.approx(last + [0.01, 0, -0.01], abs=1e-6)
+
+
+def test_the_first_chunk_after_enable_may_take_a_while_but_not_for_ever(make_rig):
+    rig = make_rig()
+    rig.tick(240)
+    assert rig.offer(gentle()) is None
+    assert rig.tick()[0] == pytest.approx(gentle()[0])
+    rig = make_rig()
+    rig.tick(260)
+    assert rig.offer(gentle()) == "not following: enabled, no chunk yet for too long: ~/enable is needed"
+    assert rig.enable() is None and rig.offer(gentle()) is None
+
+
+def test_goes_to_the_first_row_slowly(make_rig):
+    rig = make_rig(command_rate_hz=200)
+    rig.offer(gentle() + [0.5, 0, 0])
+    sent = np.array(rig.tick(500))
+    speed = np.abs(np.diff(sent[:, SHOULDER])) * 200
+    ramp = sent[1:, SHOULDER] < 0.45
+    assert speed[ramp].max() == pytest.approx(0.25, abs=1e-5) and np.count_nonzero(ramp) > 300
+    # a newer chunk does not make it faster
+    rig = make_rig(command_rate_hz=200)
+    for _ in range(5):
+        rig.offer(gentle() + [0.5, 0, 0])
+        assert np.abs(np.diff(np.array(rig.tick(40))[:, SHOULDER])).max() * 200 <= 0.25 + 1e-5
+
+
+# Joining
+
+
+def disagreeing(rig) -> np.ndarray:
+    """Commands (N, 3) while a chunk that disagrees a little arrives in the middle of another."""
+    rig.offer(gentle(40))
+    sent = rig.tick(80)
+    rig.offer(gentle(60)[10:] + [0.02, 0.05, 0])
+    return np.array(sent + list(rig.run_until(State.HOLDING)))
+
+
+def test_crossfade_leads_over_without_a_step_and_exempts_grippers(make_rig):
+    faded = disagreeing(make_rig(joining="crossfade", crossfade_s=0.4, command_rate_hz=200))
+    switched = disagreeing(make_rig(joining="switch", command_rate_hz=200))
+    for sent in (faded, switched):
+        assert sent[-1] == pytest.approx(gentle(60)[-1] + [0.02, 0.05, 0], abs=1e-5)
+    step, jump = (np.abs(np.diff(sent[:, SHOULDER])).max() * 200 for sent in (faded, switched))
+    assert jump > 0.6 and step < 0.25 + 1.875 / 0.4 * 0.02 + 0.02  # the fade's highest speed
+    assert faded[95:, GRIPPER] == pytest.approx(0.55, abs=1e-6)  # at once
+    assert (np.diff(faded[:, GRIPPER]) >= -1e-9).all()  # and not beyond
+
+
+def test_a_fade_ends_though_new_chunks_keep_coming(make_rig):
+    rig = make_rig(joining="crossfade", crossfade_s=0.4)
+    rig.offer(gentle(60))
+    sent = rig.tick(10)
+    for k in range(10, 40):
+        assert rig.offer(gentle(60)[k:] + [0.05, 0, 0]) is None
+        sent += rig.tick()
+    off = np.array(sent)[10:, SHOULDER] - gentle(60)[10:40, SHOULDER] - 0.05
+    assert np.abs(off[12:]).max() < 0.1 * 0.05 and off.max() < 0.05 * 0.05
+
+
+def test_crossfade_begins_where_the_older_chunk_leads_when_the_newer_one_begins_later(make_rig):
+    rig = make_rig(joining="crossfade", crossfade_s=0.4)
+    rig.offer(gentle(40))
+    rig.tick(10)
+    rig.offer(gentle(60)[14:] + [0.05, 0, 0], offset_steps=5)
+    sent = np.array(rig.tick(5))
+    assert sent[:, SHOULDER] == pytest.approx(gentle(40)[10:15, SHOULDER], abs=1e-3)
+
+
+def test_from_standstill_nothing_is_faded(make_rig):
+    rig = make_rig(joining="crossfade")
+    rig.offer(gentle() + [0.02, 0, 0])
+    sent = rig.run_until(State.HOLDING)
+    assert sent[-1] == pytest.approx(gentle()[-1] + [0.02, 0, 0], abs=1e-5)
 
 
 def test_a_chunk_without_rows_changes_nothing(make_rig):
@@ -119,7 +218,7 @@ def test_a_chunk_without_rows_changes_nothing(make_rig):
 
 
 def test_a_jump_becomes_a_straight_ramp_at_the_limits(make_rig):
-    rig = make_rig(command_rate_hz=200)
+    rig = make_rig(command_rate_hz=200, start_velocity_scale=1.0)
     goal = np.array([1.0, 0.5, -0.5])
     rig.offer(np.tile(goal, (64, 1)))
     sent = np.array(rig.tick(260))
@@ -229,6 +328,37 @@ def test_a_software_stop_latches(make_rig):
     assert rig.enable() is None
 
 
+def test_the_deadman_switch_must_be_held(make_rig, toy):
+    rig = Rig(toy, (0.0, 0.77, 0.0), require_deadman=True, deadman_timeout_s=0.2)
+    assert rig.enable() == "the dead-man switch is not held"
+    rig.executor.deadman(True)
+    assert rig.enable() is None
+    rig.offer(gentle())
+    for _ in range(4):
+        rig.executor.deadman(True)
+        rig.tick(3)
+    assert rig.executor.state == State.RUNNING
+    rig.tick(8)  # nobody says it any more
+    assert (rig.executor.state, rig.executor.status().reason) == (State.FAULT, "the dead-man switch is not held")
+    rig.executor.deadman(True)
+    assert np.ptp(np.array(rig.tick(3)), axis=0).max() < 1e-9  # pressing it again moves nothing
+    assert rig.enable() is None
+    rig.offer(gentle())
+    rig.tick(2)
+    rig.executor.deadman(False)
+    rig.tick()
+    assert rig.executor.state == State.FAULT
+
+
+def test_a_dry_run_is_not_a_following_error(make_rig):
+    rig = make_rig(dry_run=True, max_following_error=0.05)
+    rig.offer(gentle(60))
+    for _ in range(30):
+        assert rig.tick()[0] is not None
+        rig.pose = np.array([0.0, 0.77, 0.0])  # the arms stay
+    assert rig.executor.state == State.RUNNING
+
+
 def test_a_stop_before_enable_keeps_it_from_being_enabled(make_rig):
     rig = make_rig()
     rig.executor.disable()
@@ -333,7 +463,7 @@ def test_home_goes_through_all_poses_at_reduced_speed_and_begins_an_epoch(make_r
     assert np.abs(sent - toy.home[0]).max(axis=1).min() < 0.03
     assert sent[-1] == pytest.approx(toy.home[-1], abs=1e-5)
     assert np.abs(np.diff(sent[:, SHOULDER])).max() / rig.tick_s <= 0.5 * 1.6  # a cubic is faster in its middle
-    assert rig.executor.epoch == 2 and rig.executor.status().reason == "at home"
+    assert rig.executor.epoch == 2 and rig.executor.status().reason == "at home, no chunk yet"
 
 
 def test_home_needs_enable(make_rig):
@@ -363,7 +493,7 @@ def test_lockstep_answers_a_tick_after_its_observation_was_answered(make_rig):
 @pytest.mark.parametrize("latency", [0, 1, 3])
 def test_lockstep_latency_shows_in_the_row_that_is_executed(make_rig, latency):
     """Every Observation gets a plan whose rows tell when it was made."""
-    rig = make_rig(lockstep=True, latency_ticks=latency)
+    rig = make_rig(lockstep=True, latency_ticks=latency, joining="switch")
     tick_ns = rig.now_ns
     made = []
     for k in range(20):
@@ -406,6 +536,11 @@ def test_lockstep_counts_the_age_of_joints_in_ros_time(make_rig):
     rig.steady_ns += 60 * NS_PER_S  # a slow policy while the simulator stands
     rig.executor.tick(rig.now_ns)
     assert rig.executor.state == State.HOLDING
+
+
+def test_lockstep_cannot_run_dry(toy):
+    with pytest.raises(InputError, match="dry_run: expected false in lock-step"):
+        Executor(toy, ExecutorConfig(robot="toy", lockstep=True, dry_run=True), lambda: 0)
 
 
 def test_lockstep_has_one_rate(toy):

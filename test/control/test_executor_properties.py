@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from rdt_ros.control.executor import JOINING
 from rdt_ros.control.states import State
 from rdt_ros.types import NS_PER_S
 
@@ -117,7 +118,7 @@ def run_sequence(seed: int) -> int:
     """A random life of an executor; the number of commands it sent."""
     rng = np.random.default_rng(seed)
     pose = tuple(rng.uniform([-1.6, 0, -2.1], [1.6, 1, 2.1]))  # a little outside the limits, now and then
-    rig = Rig(TOY, pose, command_rate_hz=float(rng.choice(RATES)))
+    rig = Rig(TOY, pose, command_rate_hz=float(rng.choice(RATES)), joining=str(rng.choice(JOINING)))
     judge = Judge(rig)
     rig.enable()
     for _ in range(rng.integers(5, 20)):
@@ -176,7 +177,7 @@ def test_a_plan_inside_the_limits_is_done_in_its_time(start, goal, rate_hz, part
 @given(poses, poses, st.sampled_from(RATES))
 def test_a_jump_is_done_in_a_straight_line_and_nearly_as_fast_as_possible(start, goal, rate_hz):
     goal[1] = start[1]
-    rig = Rig(TOY, tuple(start), command_rate_hz=rate_hz)
+    rig = Rig(TOY, tuple(start), command_rate_hz=rate_hz, start_velocity_scale=1.0)
     rig.enable()
     judge = Judge(rig)
     rig.offer(np.tile(goal, (64, 1)))

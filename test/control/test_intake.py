@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 
 from rdt_ros.control.intake import Intake
+from rdt_ros.robot.description import Base
 from rdt_ros.types import NS_PER_S, ActionChunk
 
 NOW_NS = 100 * NS_PER_S
@@ -66,7 +69,10 @@ def test_refused_whole_and_by_name(toy, changes, text):
     ("channels", "text"),
     [
         (("left_arm_joint_0_pos", "left_gripper_open"), "right_arm_joint_0_pos (elbow) is missing"),
-        (("left_arm_joint_0_pos", "left_gripper_open", "base_vel_x"), "toy has no output for base_vel_x"),
+        (
+            ("left_arm_joint_0_pos", "left_gripper_open", "base_vel_x"),
+            "the robot file of toy has no output for base_vel_x",
+        ),
         (("left_arm_joint_0_pos", "left_gripper_open", "elbow"), "elbow is no slot of the 128-vector"),
         (("arm_joint_0_pos", "left_gripper_open", "right_arm_joint_0_pos"), "arm_joint_0_pos stands there twice"),
     ],
@@ -74,6 +80,20 @@ def test_refused_whole_and_by_name(toy, changes, text):
 def test_wrong_channels_are_named(toy, channels, text):
     rows = np.zeros((2, len(channels)), np.float32)
     assert refusal(toy, channels=channels, rows=rows) == f"wrong channels: {text}"
+
+
+def test_base_velocities_are_taken_where_a_base_is_driven(toy):
+    channels = ("left_arm_joint_0_pos", "left_gripper_open", "right_arm_joint_0_pos", "base_angular_vel", "base_vel_x")
+    chunk = chunk_of(channels=channels, rows=np.arange(10, dtype=np.float32).reshape(2, 5))
+    measured_only = Base("odom", None, (1, 0, 1), (1, 0, 1))
+    kinds = [Intake(dataclasses.replace(toy, base=base)) for base in (None, measured_only)]
+    for intake in kinds:
+        assert "no output for base_angular_vel" in intake.refusal(chunk, epoch=7, now_ns=NOW_NS, newest_ns=0)[1]
+    driven = Intake(dataclasses.replace(toy, base=dataclasses.replace(measured_only, command="cmd_vel")))
+    assert driven.refusal(chunk, epoch=7, now_ns=NOW_NS, newest_ns=0) is None
+    assert driven.base_rows(chunk).tolist() == [[4, 0, 3], [9, 0, 8]]
+    assert driven.rows(chunk).tolist() == [[0, 1, 2], [5, 6, 7]]
+    assert driven.base_rows(chunk_of()) is None
 
 
 def test_without_rows_only_robot_epoch_and_stamp_count(toy):

@@ -12,16 +12,17 @@ import pytest
 
 rclpy = pytest.importorskip("rclpy")
 
+from geometry_msgs.msg import Twist  # noqa: E402
 from rclpy.executors import SingleThreadedExecutor  # noqa: E402
 from rdt_msgs.msg import ActionChunk as ActionChunkMsg  # noqa: E402
 from rdt_msgs.msg import ExecutorState  # noqa: E402
 from rosgraph_msgs.msg import Clock  # noqa: E402
 from sensor_msgs.msg import JointState  # noqa: E402
-from std_msgs.msg import Bool  # noqa: E402
+from std_msgs.msg import Bool, Float64MultiArray  # noqa: E402
 from std_srvs.srv import Trigger  # noqa: E402
 
 from rdt_ros.nodes import messages  # noqa: E402
-from rdt_ros.robot.description import load_robot  # noqa: E402
+from rdt_ros.robot.description import load_robot, robot_path  # noqa: E402
 from rdt_ros.types import NS_PER_S, ActionChunk  # noqa: E402
 
 pytestmark = pytest.mark.ros
@@ -80,7 +81,7 @@ class Bench:
             msg = messages.joint_state_msg(ROBOT, group, "measured", stamp_ns=self.now_ns(), position=position)
             publisher.publish(msg)
 
-    def until(self, condition, timeout_s: float = 15.0) -> None:
+    def until(self, condition, timeout_s: float = 60.0) -> None:
         deadline = time.monotonic() + timeout_s
         while not condition():
             assert time.monotonic() < deadline, "timed out"
@@ -101,13 +102,13 @@ class Bench:
     def in_state(self, state: int) -> None:
         self.until(lambda: self.state is not None and self.state.state == state)
 
-    def send(self, rows: np.ndarray) -> None:
+    def send(self, rows: np.ndarray, channels: tuple[str, ...] = ROBOT.channels) -> None:
         chunk = ActionChunk(
             stamp_ns=self.now_ns(),
             robot=ROBOT.name,
             period_s=ROBOT.period_ns / NS_PER_S,
             offset_steps=1,
-            channels=ROBOT.channels,
+            channels=channels,
             rows=rows.astype(np.float32),
             epoch=self.state.epoch,
             chunk_id=5,
@@ -203,7 +204,11 @@ def test_somebody_else_on_a_command_topic(bench, start):
     bench.spin(1.0)
     assert bench.call("enable") == (False, f"/{topic} is also published by bench")
     bench.node.destroy_publisher(other)
+    bench.spin(1.0)
+    assert bench.state.state == ExecutorState.INACTIVE  # nobody plans yet
+    bench.send(swing())
     bench.in_state(ExecutorState.HOLDING)  # at start means as soon as it is possible
+    bench.until(lambda: bench.state.epoch == 1)
     bench.send(swing())
     bench.in_state(ExecutorState.RUNNING)
     bench.node.create_publisher(JointState, topic, 10)
@@ -213,6 +218,71 @@ def test_somebody_else_on_a_command_topic(bench, start):
     count = len(bench.commands["left_arm"])
     bench.spin(0.3)
     assert len(bench.commands["left_arm"]) == count
+
+
+def test_moves_only_while_the_deadman_switch_is_held(bench, start):
+    start(require_deadman=True, deadman_timeout_s=0.5)
+    switch = bench.node.create_publisher(Bool, "deadman", 1)
+    bench.in_state(ExecutorState.INACTIVE)
+    bench.until(lambda: all(p.get_subscription_count() for _, p in bench.arms))
+    bench.spin(1.0)
+    assert bench.call("enable") == (False, "the dead-man switch is not held")
+    hand = bench.node.create_timer(0.05, lambda: switch.publish(Bool(data=True)))
+    bench.until(lambda: bench.call("enable")[0])
+    bench.send(swing())
+    bench.in_state(ExecutorState.RUNNING)
+    bench.until(lambda: len(bench.commands["left_arm"]) > 10)
+    bench.node.destroy_timer(hand)
+    bench.in_state(ExecutorState.FAULT)
+    assert bench.state.reason == "the dead-man switch is not held"
+    bench.spin(1.0)
+    left = bench.sent("left_arm")
+    assert (left[-1] == left[-5]).all() and left[-1, 0] < swing()[-1, 0] - 0.05
+
+
+def test_a_dry_run_follows_and_sends_nothing(bench, start):
+    start(dry_run=True, max_following_error=0.05)
+    bench.in_state(ExecutorState.INACTIVE)
+    bench.until(lambda: all(p.get_subscription_count() for _, p in bench.arms))
+    bench.spin(1.0)
+    assert bench.call("enable")[0]
+    bench.until(lambda: bench.state.epoch == 1)
+    bench.send(swing())
+    bench.in_state(ExecutorState.RUNNING)
+    bench.in_state(ExecutorState.HOLDING)
+    topics = [group.command.topic for group in ROBOT.groups]
+    assert [bench.node.count_publishers(topic) for topic in topics] == [0, 0]
+
+
+def test_a_forward_controller_and_a_base(bench, start, tmp_path):
+    text = robot_path("sim_aloha").read_text()
+    old = ROBOT.groups[0].command.topic
+    text = text.replace(f"command: {{topic: {old},", "command: {topic: forward/commands, message: float64_multi_array,")
+    limits = "velocity: [0.3, 0, 0.5], acceleration: [0.5, 0, 1.0]"
+    path = tmp_path / "mobile.yaml"
+    path.write_text(text + f"\nbase: {{odometry: odom, command: cmd_vel, {limits}}}\n")
+    start(robot=path)
+    arrays: list[list[float]] = []
+    twists: list[Twist] = []
+    bench.node.create_subscription(Float64MultiArray, "forward/commands", lambda msg: arrays.append(list(msg.data)), 50)
+    bench.node.create_subscription(Twist, "cmd_vel", twists.append, 50)
+    bench.in_state(ExecutorState.INACTIVE)
+    bench.until(lambda: all(p.get_subscription_count() for _, p in bench.arms))
+    bench.spin(1.0)
+    assert bench.call("enable")[0]
+    bench.until(lambda: bench.state.epoch == 1)
+    rows = np.hstack([swing(25), np.full((25, 1), 0.2)])
+    channels = (*ROBOT.channels, "base_vel_x")
+    bench.send(rows, channels)
+    bench.in_state(ExecutorState.RUNNING)
+    bench.until(lambda: len(arrays) > 5)
+    bench.pose[:] = np.where(ROBOT.is_gripper, bench.pose, HOME)
+    bench.in_state(ExecutorState.HOLDING)
+    bench.until(lambda: twists and twists[-1].linear.x == 0)
+    speeds = np.array([twist.linear.x for twist in twists])
+    assert speeds.max() == pytest.approx(0.2) and np.abs(np.diff(speeds)).max() <= 0.5 / 25 + 1e-6
+    wire = ROBOT.to_wire(ROBOT.groups[0], "command", swing(25)[-1, ROBOT.groups[0].columns])
+    assert arrays[-1] == pytest.approx(wire, abs=1e-5)
 
 
 def test_lockstep_answers_every_tick_of_the_clock(bench, start):
