@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -19,6 +20,7 @@ from rdt_ros.model.network import Conditions, RdtNetwork
 MAX_BETA = 0.999
 ACTION_DTYPES = ("float32", "model")
 COSINE_OFFSET = 0.008  # keeps the first steps from adding too little noise
+FADING_ROWS = 16  # rows after a prefix that are drawn towards it
 
 
 @lru_cache
@@ -91,6 +93,49 @@ def solver_steps(num_train_timesteps: int, num_inference_timesteps: int) -> tupl
     return tuple(steps)
 
 
+@dataclass(frozen=True, eq=False)
+class Prefix:
+    """Rows that chunks must begin with, in-painted into the network's output before every solver step.
+
+    The network's output is the clean actions, so there is no gradient to take: the prefix replaces its rows, and the
+    offset found at the last of them is added to the rows behind it with falling weights. The output at a prefix row
+    being constant, the solver gives that row exactly the noise of its timestep, and attention shows it to all others.
+    """
+
+    rows: Tensor  # (B, T, A) float32, zero behind the prefix
+    weights: Tensor  # (B, T, A) float32: 1 in the prefix, then falling to 0; 0 at slots that are not given
+    source: Tensor  # (B, T, 1) int64: the row whose offset a row takes, its own or the prefix's last
+
+    @classmethod
+    def of(cls, rows: Sequence[Tensor], given: Tensor, fading: Tensor, horizon: int) -> Prefix:
+        """From the first rows (P, A) of each chunk, P from 0 up to the horizon.
+
+        `given` (A,) is 1 at the slots that the rows hold, `fading` (A,) at those of them that are drawn on behind.
+        """
+        index = torch.arange(horizon, device=given.device)
+        filled = given.new_zeros(len(rows), horizon, len(given))
+        weights, source = torch.zeros_like(filled), index.repeat(len(rows), 1)[..., None]
+        for i, first in enumerate(rows):
+            if count := len(first):
+                filled[i, :count] = first * given
+                weights[i] = fading_weights(count, horizon).to(given)[:, None] * fading
+                weights[i, :count] = given
+                source[i].clamp_(max=count - 1)
+        return cls(filled, weights, source)
+
+    def inpaint(self, clean: Tensor) -> Tensor:
+        """The network's output (B, T, A) with the prefix in it."""
+        rows, weights = self.rows.to(clean.dtype), self.weights.to(clean.dtype)
+        offset = torch.take_along_dim(rows - clean, self.source, dim=1)
+        return torch.where(weights == 1, rows, clean + weights * offset)
+
+
+def fading_weights(count: int, horizon: int) -> Tensor:
+    """(T,) float32: 1 in the first `count` rows, then falling over FADING_ROWS (arXiv 2506.07339, equation 5)."""
+    share = ((count + FADING_ROWS - torch.arange(horizon)) / (FADING_ROWS + 1)).clamp(0, 1)
+    return share * torch.expm1(share) / math.expm1(1)
+
+
 def action_type(setting: str, network: torch.dtype) -> torch.dtype:
     """The type of actions while they are sampled: float32, or with "model" the network's, as in the reference."""
     if setting not in ACTION_DTYPES:
@@ -104,15 +149,19 @@ def sample(
     state: Tensor,
     noise: Tensor,
     action_dtype: torch.dtype = torch.float32,
+    prefix: Prefix | None = None,
 ) -> Tensor:
     """A chunk of clean actions (B, T, A) from the state (B, 1, A) and standard normal noise (B, T, A).
 
     The actions are `action_dtype` in and between the steps, whatever the network's type. Slots that the robot does
-    not have are set to zero at the end only, as in the reference.
+    not have are set to zero at the end only, as in the reference. The chunk begins with the rows of `prefix`, rounded
+    to no more than `action_dtype`.
     """
     config = network.config
     x, m_before = noise.to(action_dtype), None
     for step in solver_steps(config.num_train_timesteps, config.num_inference_timesteps):
         m = network(conditions, state, x, torch.full((len(x),), step.timestep, device=x.device))
+        if prefix is not None:
+            m = prefix.inpaint(m)
         x, m_before = step.advance(x, m, m_before).to(action_dtype), m
     return x * conditions.action_mask.to(action_dtype)

@@ -26,16 +26,20 @@ from rdt_ros.nodes.parameters import load
 from rdt_ros.nodes.process import run_node
 from rdt_ros.nodes.qos import LATCHED, OBSERVATIONS
 from rdt_ros.options import option
+from rdt_ros.policy.committed import CommittedPlan, PlanState
 from rdt_ros.policy.history import History
 from rdt_ros.policy.interface import Policy, joint_chunk
-from rdt_ros.policy.replan import Replanner
+from rdt_ros.policy.replan import MARGIN_PERIODS, MODES, Replanner
 from rdt_ros.policy.trajectory import HoldPolicy, TrajectoryPolicy
 from rdt_ros.robot.description import Robot, load_robot
+from rdt_ros.types import NS_PER_S
 
 if TYPE_CHECKING:
     from rdt_ros.model.instruction import Instructions
 
 TIMES_KEPT = 1000  # inference times that the percentiles in /diagnostics are of
+RECENT_TIMES = 50  # those that the next one is expected from
+FOLLOWING = (ExecutorState.RUNNING, ExecutorState.HOLDING)
 
 
 @dataclass(frozen=True)
@@ -60,8 +64,16 @@ class PolicyConfig:
     )
     device: str = option("auto", doc="where the policy computes", choices=("auto", "cpu", "cuda"))
     seed: int = option(0, doc="seed of the policy's noise", low=0)
+    replan: str = option(
+        "period",
+        doc="when the next chunk is computed: eager: always, needed: just before the plan ends, period: by replan_rows",
+        choices=MODES,
+    )
     replan_rows: int = option(
-        32, doc="rows of a chunk after which the next one is computed", unit="rows", low=1, high=64
+        32, doc="for period: rows of a chunk after which the next one is computed", unit="rows", low=1, high=64
+    )
+    realtime_chunking: bool = option(
+        False, doc="the policy continues the rows that are executed before its chunk can arrive (docs/joining.md)"
     )
     lockstep: bool = option(False, doc="answer every Observation, with an empty chunk where the plan stands")
     autostart: bool = option(True, doc="configure and activate by itself; false: a lifecycle manager does it")
@@ -73,12 +85,14 @@ class PolicyNode(LifecycleNode):
     def __init__(self) -> None:
         super().__init__("policy")
         self._config = load(self, PolicyConfig)
+        _check_lockstep(self._config)
         self._robot = load_robot(self._config.robot)
         self._policy: Policy | None = None
         self._failure = ""
         self._instruction = self._config.instruction
         self._language: Instructions | None = None
-        self._replanner = Replanner(self._config.replan_rows, self._robot.period_ns)
+        self._replanner = Replanner(self._config.replan, self._robot.period_ns, self._config.replan_rows)
+        self._plan = CommittedPlan(self._robot)
         self._changed = threading.Condition()
         self._history = History()
         self._received_s = 0.0  # when the newest Observation came, steady clock
@@ -88,6 +102,7 @@ class PolicyNode(LifecycleNode):
         self._refused = 0
         self._inference_s: deque[float] = deque(maxlen=TIMES_KEPT)
         self._delay_s: deque[float] = deque(maxlen=TIMES_KEPT)  # Observation received to chunk published
+        self._committed_rows = 0  # of the newest chunk
         self._running = False
         self._worker: threading.Thread | None = None
         if self._config.autostart:
@@ -173,8 +188,10 @@ class PolicyNode(LifecycleNode):
             self._changed.notify()
 
     def _on_executor_state(self, msg: ExecutorState) -> None:
-        if msg.epoch != self._epoch:
-            with self._changed:
+        state = _plan_state(self._robot, msg)
+        with self._changed:
+            self._plan.heard(state)
+            if msg.epoch != self._epoch:
                 self._epoch = msg.epoch
                 self._changed.notify()
 
@@ -228,11 +245,17 @@ class PolicyNode(LifecycleNode):
         return bool(history) and self._policy is not None and (history[-1].stamp_ns, self._epoch) != self._answered
 
     def _answer(self, policy: Policy, history: tuple, epoch: int, received_s: float) -> None:
-        observation = history[-1]
-        if self._replanner.due(observation.stamp_ns, epoch):
+        observation, period_ns = history[-1], self._robot.period_ns
+        now_ns, latency_ns = self.get_clock().now().nanoseconds, self._latency_ns()
+        until_ns = now_ns + latency_ns + MARGIN_PERIODS * period_ns
+        with self._changed:
+            rows_left = self._plan.rows_left(now_ns)
+            committed = self._plan.rows(observation.stamp_ns, self._robot.action_offset_steps, until_ns)
+        if self._replanner.due(observation.stamp_ns, epoch, rows_left=rows_left, latency_ns=latency_ns):
             began = time.monotonic()
+            given = committed if self._config.realtime_chunking and len(committed) else None
             try:
-                chunk = policy.step(history, instruction=self._instruction or None)
+                chunk = policy.step(history, instruction=self._instruction or None, committed=given)
             except InputError as error:
                 self._refused += 1
                 self.get_logger().error(str(error), throttle_duration_sec=1.0)
@@ -241,15 +264,25 @@ class PolicyNode(LifecycleNode):
             inference_s = time.monotonic() - began
             chunk = dataclasses.replace(chunk, epoch=epoch, chunk_id=self._chunk_id, inference_s=inference_s)
             self._chunks.publish(messages.action_chunk_msg(chunk))
+            with self._changed:
+                self._plan.sent(chunk, self.get_clock().now().nanoseconds)
+            self._committed_rows = chunk.committed_rows
             self._inference_s.append(inference_s)
             self._delay_s.append(time.monotonic() - received_s)
         elif self._config.lockstep:
             stands = joint_chunk(self._robot, observation, np.zeros((0, len(self._robot.joints))), None)
             self._chunks.publish(messages.action_chunk_msg(dataclasses.replace(stands, epoch=epoch)))
 
+    def _latency_ns(self) -> int:
+        """How long the next inference is expected to take; 0 before the first one."""
+        recent = list(self._inference_s)[-RECENT_TIMES:]
+        return round(float(np.percentile(recent, 95)) * NS_PER_S) if recent else 0
+
     def _report(self) -> None:
         times = self._inference_s
         values = {"chunks": self._chunk_id, "observations_refused": self._refused, "instruction": self._instruction}
+        if self._config.realtime_chunking:
+            values["committed_rows"] = self._committed_rows
         if times:
             for name, series in (("inference_ms", times), ("observation_to_chunk_ms", self._delay_s)):
                 p50, p99 = np.percentile(np.array(series) * 1e3, (50, 99))
@@ -260,6 +293,28 @@ class PolicyNode(LifecycleNode):
         elif not self._history.snapshot():
             level, text = DiagnosticStatus.WARN, "waiting for observations"
         self._diagnostics.publish(diagnostic_array(self, level, text, values))
+
+
+def _check_lockstep(config: PolicyConfig) -> None:
+    """In lock-step nothing may depend on how long anything took."""
+    if config.lockstep and config.replan != "period":
+        raise InputError(f"policy.replan: expected period in lock-step, found {config.replan!r}")
+    if config.lockstep and config.realtime_chunking:
+        raise InputError("policy.realtime_chunking: expected false in lock-step, found true")
+
+
+def _plan_state(robot: Robot, msg: ExecutorState) -> PlanState:
+    """What the executor's state says of its plan; no rows where they are not those of this robot."""
+    rows = np.array(msg.committed, np.float32)
+    known = tuple(msg.channel_names) == robot.channels and len(rows) == msg.rows_left * len(robot.channels)
+    return PlanState(
+        stamp_ns=messages.stamp_ns(msg.header.stamp),
+        epoch=msg.epoch,
+        following=msg.state in FOLLOWING,
+        chunk_id=msg.chunk_id,
+        first_ns=msg.committed_stamp_ns,
+        rows=(rows if known else rows[:0]).reshape(-1, len(robot.channels)),
+    )
 
 
 def _make_rdt(config: PolicyConfig, robot: Robot) -> tuple[Policy, Instructions | None]:

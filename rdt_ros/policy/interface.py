@@ -20,8 +20,18 @@ class Policy(Protocol):
         """Forgets the plan it was following: the executor starts anew."""
         ...
 
-    def step(self, history: Sequence[Observation], *, instruction: str | None = None) -> ActionChunk:
+    def step(
+        self,
+        history: Sequence[Observation],
+        *,
+        instruction: str | None = None,
+        committed: np.ndarray | None = None,
+    ) -> ActionChunk:
         """The chunk for `history[-1]`; history holds the last Observations, oldest first, at least one.
+
+        `committed` (K, J) are the rows that will be executed whatever this policy says, in the robot's order: row k
+        is due when row k of the chunk is. A policy may continue them, its chunk then has `committed_rows` K, or
+        pass them over, which is 0.
 
         Raises InputError for an Observation that it cannot use.
         """

@@ -18,7 +18,7 @@ from rdt_ros.model.config import SO400M, ModelConfig, model_size
 from rdt_ros.model.language import HashedWords, LanguageEncoder
 from rdt_ros.model.network import RdtNetwork
 from rdt_ros.model.preprocess import prepare_pictures
-from rdt_ros.model.sampler import action_type, sample
+from rdt_ros.model.sampler import Prefix, action_type, sample
 from rdt_ros.model.store import InstructionStore
 from rdt_ros.model.vision import SiglipEncoder, VisionEncoder
 from rdt_ros.robot.description import Robot, load_robot
@@ -166,12 +166,13 @@ class RdtPolicy:
         """The chunk for the last Observation of `history` (oldest first).
 
         The noise is `noise` (1, T, 128) where given, else drawn from `generator`, else from the policy's seed and
-        the Observation's stamp, so that the same Observation gives the same chunk. `committed` rows are refused:
-        this policy cannot be made to continue rows that it did not choose.
+        the Observation's stamp, so that the same Observation gives the same chunk. The chunk begins with the rows
+        `committed` (K, J) where given, K less than T: row k of both is due at the Observation's stamp plus (k + offset)
+        periods.
         """
-        if committed is not None:
-            raise InputError(f"committed rows: expected none for this policy, found {len(committed)}")
-        return self.step_batch([history], instructions=[instruction], noise=noise, generator=generator)[0]
+        return self.step_batch(
+            [history], instructions=[instruction], committed=[committed], noise=noise, generator=generator
+        )[0]
 
     @torch.inference_mode()
     def step_batch(
@@ -179,6 +180,7 @@ class RdtPolicy:
         histories: Sequence[Sequence[Observation]],
         *,
         instructions: Sequence[str | None] | None = None,
+        committed: Sequence[np.ndarray | None] | None = None,
         noise: Tensor | None = None,
         generator: torch.Generator | None = None,
     ) -> list[ActionChunk]:
@@ -189,6 +191,9 @@ class RdtPolicy:
         texts = [text if text is not None else self.instruction for text in instructions or [None] * len(histories)]
         if len(texts) != len(histories):
             raise InputError(f"instructions: expected {len(histories)}, one a history, found {len(texts)}")
+        given = self._committed(committed or [None] * len(histories))
+        if len(given) != len(histories):
+            raise InputError(f"committed rows: expected {len(histories)} sets, one a history, found {len(given)}")
         current = [history[-1] for history in histories]
         state, mask = self._states_and_mask(current)
         conditions = self._network.encode_conditions(
@@ -198,7 +203,7 @@ class RdtPolicy:
             torch.tensor([self.robot.control_rate_hz] * len(histories), device=self._device),
         )
         noise = self._noise([observation.stamp_ns for observation in current], noise, generator)
-        actions = sample(self._network, conditions, state, noise, self._action_dtype)
+        actions = sample(self._network, conditions, state, noise, self._action_dtype, self._prefix(given, mask[0, 0]))
         rows = actions[:, :, self._slots].float().cpu().numpy()
         inference_s = time.perf_counter() - start_s
         return [
@@ -209,10 +214,11 @@ class RdtPolicy:
                 offset_steps=self.robot.action_offset_steps,
                 channels=self.robot.channels,
                 rows=chunk,
+                committed_rows=len(fixed),
                 instruction=text or "",
                 inference_s=inference_s,
             )
-            for observation, chunk, text in zip(current, rows, texts, strict=True)
+            for observation, chunk, text, fixed in zip(current, rows, texts, given, strict=True)
         ]
 
     def _language_tokens(self, texts: Sequence[str | None]) -> tuple[Tensor, Tensor]:
@@ -273,6 +279,37 @@ class RdtPolicy:
                 f"Observation: expected a finite position of {robot.joint_names[joint]}, found {measured[joint]}"
             )
         return np.asarray(measured, np.float32)
+
+    def _committed(self, committed: Sequence[np.ndarray | None]) -> list[np.ndarray]:
+        """(K, J) float32 for each history, all finite; no rows where None."""
+        checked = []
+        joints, longest = len(self._slots), self._network.config.horizon - 1
+        for rows in committed:
+            rows = np.zeros((0, joints), np.float32) if rows is None else np.asarray(rows, np.float32)
+            if rows.ndim != 2 or rows.shape[1] != joints or len(rows) > longest:
+                raise InputError(
+                    f"committed rows: expected up to {longest} of {joints} joints, found shape {rows.shape}"
+                )
+            if not np.isfinite(rows).all():
+                row, joint = np.argwhere(~np.isfinite(rows))[0]
+                raise InputError(
+                    f"committed rows: expected finite positions, found {rows[row, joint]} "
+                    f"for {self.robot.joint_names[joint]} in row {row}"
+                )
+            checked.append(rows)
+        return checked
+
+    def _prefix(self, committed: Sequence[np.ndarray], slots: Tensor) -> Prefix | None:
+        """The rows (K, J) of each history for the sampler; `slots` (128,) is 1 at the robot's."""
+        if not any(len(rows) for rows in committed):
+            return None
+        vectors = [torch.zeros(len(rows), len(slots)) for rows in committed]
+        for vector, rows in zip(vectors, committed, strict=True):
+            vector[:, self._slots] = torch.from_numpy(rows)
+        fading = slots.clone()
+        # A gripper's new opening holds at once: one drawn towards the old one would grasp or let go too late.
+        fading[[slot for slot, is_gripper in zip(self._slots, self.robot.is_gripper, strict=True) if is_gripper]] = 0
+        return Prefix.of([vector.to(self._device) for vector in vectors], slots, fading, self._network.config.horizon)
 
     def _noise(self, stamps_ns: Sequence[int], noise: Tensor | None, generator: torch.Generator | None) -> Tensor:
         """(B, T, 128) float32; without a generator drawn on the CPU, so that every device gets the same."""

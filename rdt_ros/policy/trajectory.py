@@ -31,8 +31,14 @@ class TrajectoryPolicy:
         """Starts from the first row."""
         self._last: tuple[int, int] | None = None  # stamp and row in force at the last step
 
-    def step(self, history: Sequence[Observation], *, instruction: str | None = None) -> ActionChunk:
-        """The next 64 rows; the last row is repeated after the end."""
+    def step(
+        self,
+        history: Sequence[Observation],
+        *,
+        instruction: str | None = None,
+        committed: np.ndarray | None = None,
+    ) -> ActionChunk:
+        """The next 64 rows, whatever is committed; the last row is repeated after the end."""
         observation = history[-1]
         first = self._next_row(observation)
         index = np.minimum(np.arange(first, first + HORIZON_ROWS), len(self._rows) - 1)
@@ -64,8 +70,14 @@ class HoldPolicy:
         """Takes the pose of the next Observation."""
         self._pose: np.ndarray | None = None
 
-    def step(self, history: Sequence[Observation], *, instruction: str | None = None) -> ActionChunk:
-        """64 times the same pose; a gripper that was never commanded goes to its home opening."""
+    def step(
+        self,
+        history: Sequence[Observation],
+        *,
+        instruction: str | None = None,
+        committed: np.ndarray | None = None,
+    ) -> ActionChunk:
+        """64 times the same pose, whatever is committed; a gripper never commanded goes to its home opening."""
         observation = history[-1]
         if self._pose is None:
             # measured and commanded gripper scales differ, so a measured opening is no command

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import diffusers
@@ -10,7 +11,16 @@ import torch
 from rdt_ros.errors import InputError
 from rdt_ros.model.config import MODEL_SIZES, ModelConfig
 from rdt_ros.model.network import Conditions, RdtNetwork
-from rdt_ros.model.sampler import action_type, add_noise, alphas_bar, sample, solver_steps
+from rdt_ros.model.sampler import (
+    FADING_ROWS,
+    Prefix,
+    action_type,
+    add_noise,
+    alphas_bar,
+    fading_weights,
+    sample,
+    solver_steps,
+)
 
 TRAIN_STEPS = 1000
 COEFFICIENT_TOLERANCE = 1e-6  # relative; the table was computed in float32
@@ -188,3 +198,58 @@ def test_with_the_models_type_every_step_is_rounded(network: Spy):
 
     assert {tensor.dtype for call in network.calls for tensor in call} == {torch.bfloat16}
     assert chunk.dtype == torch.bfloat16
+
+
+def plain_conditions(network: Spy, mask: torch.Tensor) -> Conditions:
+    config = network.config
+    return network.encode_conditions(
+        torch.zeros(len(mask), 1, config.lang_token_dim),
+        torch.ones(len(mask), 1, dtype=torch.bool),
+        torch.zeros(len(mask), config.img_cond_len, config.img_token_dim),
+        mask,
+        torch.tensor([25] * len(mask)),
+    )
+
+
+def test_weights_fall_from_one_to_zero_behind_the_prefix():
+    weights = fading_weights(5, 64)
+
+    assert (weights[:5] == 1).all() and not weights[5 + FADING_ROWS :].any()
+    assert (weights[4 : 4 + FADING_ROWS].diff() < 0).all()
+    share = FADING_ROWS / (FADING_ROWS + 1)
+    assert weights[5].item() == pytest.approx(share * math.expm1(share) / math.expm1(1))
+
+
+def test_a_prefix_is_exact_in_the_output_and_noised_as_its_timestep_asks(network: Spy):
+    config, counts = network.config, (6, 0)
+    given = torch.zeros(config.action_dim)
+    given[:10] = 1
+    generator = torch.Generator().manual_seed(0)
+    rows = [torch.rand(count, config.action_dim, generator=generator) for count in counts]
+    noise = torch.randn(2, config.horizon, config.action_dim, generator=generator)
+    conditions = plain_conditions(network, torch.ones(2, 1, config.action_dim))
+    state = torch.zeros(2, 1, config.action_dim)
+    prefix = Prefix.of(rows, given, given, config.horizon)
+
+    chunk = sample(network, conditions, state, noise, prefix=prefix)
+    calls = list(network.calls)
+    free = sample(network, conditions, state, noise)
+
+    assert torch.equal(chunk[0, :6, :10], rows[0][:, :10])
+    assert torch.equal(chunk[1], free[1])  # it was given none
+    assert not torch.equal(chunk[0, 6:], free[0, 6:])
+    for step, (noisy, _) in zip(solver_steps(TRAIN_STEPS, 5), calls, strict=True):
+        at = torch.tensor([step.timestep])
+        expected = add_noise(rows[0][None, :, :10], noise[:1, :6, :10], at, TRAIN_STEPS)
+        assert noisy[0, :6, :10].numpy() == pytest.approx(expected[0].numpy(), abs=1e-4)
+
+
+def test_rows_behind_a_prefix_take_over_its_last_offset():
+    given, fading = torch.tensor([1.0, 1.0, 0.0]), torch.tensor([1.0, 0.0, 0.0])
+    prefix = Prefix.of([torch.full((2, 3), 5.0)], given, fading, 64)
+
+    painted = prefix.inpaint(torch.ones(1, 64, 3))[0]
+
+    assert (painted[:2] == torch.tensor([5.0, 5.0, 1.0])).all()
+    assert painted[2:, 0].tolist() == pytest.approx((1 + 4 * fading_weights(2, 64)[2:]).tolist())
+    assert (painted[2:, 1:] == 1).all()

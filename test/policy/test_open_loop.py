@@ -43,7 +43,13 @@ class Oracle:
     def reset(self) -> None:
         """Nothing to forget."""
 
-    def step(self, history: Sequence[Observation], *, instruction: str | None = None) -> ActionChunk:
+    def step(
+        self,
+        history: Sequence[Observation],
+        *,
+        instruction: str | None = None,
+        committed: np.ndarray | None = None,
+    ) -> ActionChunk:
         self.asked.append(([observation.stamp_ns for observation in history], instruction))
         step = history[-1].stamp_ns
         rows = np.full((8, 14), 99, np.float32)  # beyond the episode's end nothing is compared

@@ -13,6 +13,7 @@ from rdt_ros.model.config import MODEL_SIZES
 from rdt_ros.model.language import HashedWords
 from rdt_ros.model.network import RdtNetwork
 from rdt_ros.model.preprocess import background
+from rdt_ros.model.sampler import FADING_ROWS, fading_weights
 from rdt_ros.policy.rdt import RdtPolicy, previous_observation
 from rdt_ros.robot.description import load_robot
 from rdt_ros.robot.vector import SLOTS
@@ -268,10 +269,53 @@ def test_noise_of_another_shape_is_refused(policy: RdtPolicy):
     assert message == "noise: expected shape (1, 64, 128), found (64, 128)"
 
 
-def test_committed_rows_are_refused(policy: RdtPolicy):
-    message = refused(policy, [observation()], committed=np.zeros((4, 14), np.float32))
+def test_a_chunk_begins_with_the_committed_rows_and_fades_into_its_own():
+    """A last Linear of zero makes every free row zero, so that only the prefix and its fading are left."""
+    network = RdtNetwork(CONFIG)
+    policy = RdtPolicy(ROBOT, network, RecordingEncoder(), HashedWords(CONFIG.lang_token_dim), instruction=TEXT)
+    committed = np.random.default_rng(0).uniform(-1, 1, (5, 14)).astype(np.float32)
 
-    assert message == "committed rows: expected none for this policy, found 4"
+    chunk = policy.step([observation()], committed=committed)
+
+    assert chunk.committed_rows == 5
+    assert np.array_equal(chunk.rows[:5], committed)
+    arms, behind = chunk.rows[5:, ~ROBOT.is_gripper], np.abs(chunk.rows[4:, ~ROBOT.is_gripper]).mean(axis=1)
+    assert np.allclose(arms, fading_weights(5, 64).numpy()[5:, None] * committed[-1, ~ROBOT.is_gripper], atol=1e-6)
+    assert (np.diff(behind)[: FADING_ROWS + 1] < 0).all() and not arms[FADING_ROWS:].any()
+    assert not chunk.rows[5:, ROBOT.is_gripper].any()
+
+
+def test_no_committed_rows_are_as_none_given(policy: RdtPolicy):
+    free = policy.step([observation()])
+
+    chunk = policy.step([observation()], committed=np.zeros((0, 14)))
+
+    assert np.array_equal(chunk.rows, free.rows) and (chunk.committed_rows, free.committed_rows) == (0, 0)
+
+
+def test_each_history_of_a_batch_has_its_own_committed_rows(policy: RdtPolicy):
+    histories = [[observation(TICK_NS + n)] for n in range(3)]
+    committed = [np.full((3, 14), 0.2), None, np.full((7, 14), -0.1)]
+
+    chunks = policy.step_batch(histories, committed=committed)
+
+    assert [chunk.committed_rows for chunk in chunks] == [3, 0, 7]
+    for history, given, chunk in zip(histories, committed, chunks, strict=True):
+        alone = policy.step(history, committed=given)
+        assert chunk.rows == pytest.approx(alone.rows, abs=1e-5)
+    with pytest.raises(InputError, match="committed rows: expected 3 sets, one a history, found 1"):
+        policy.step_batch(histories, committed=committed[:1])
+
+
+def test_committed_rows_that_cannot_be_are_refused(policy: RdtPolicy):
+    broken = np.zeros((4, 14))
+    broken[3, 2] = np.nan
+
+    for rows, shape in ((np.zeros((4, 13)), r"(4, 13)"), (np.zeros(14), "(14,)"), (np.zeros((64, 14)), "(64, 14)")):
+        message = refused(policy, [observation()], committed=rows)
+        assert message == f"committed rows: expected up to 63 of 14 joints, found shape {shape}"
+    message = refused(policy, [observation()], committed=broken)
+    assert message == "committed rows: expected finite positions, found nan for left_elbow in row 3"
 
 
 def test_a_picture_that_does_not_decode_is_refused(policy: RdtPolicy):

@@ -64,6 +64,14 @@ def test_the_last_row_is_repeated_and_reset_starts_over():
     np.testing.assert_allclose(policy.step([observation(10, rows[9])]).rows[:10], rows, atol=1e-6)
 
 
+def test_committed_rows_change_nothing_and_none_are_said_to_be_fixed():
+    for policy in (TrajectoryPolicy(ROBOT, ramp(100)), HoldPolicy(ROBOT)):
+        free = policy.step([observation(0, None)])
+        policy.reset()
+        chunk = policy.step([observation(0, None)], committed=np.ones((5, 14)))
+        assert np.array_equal(chunk.rows, free.rows) and chunk.committed_rows == 0
+
+
 @pytest.mark.parametrize("rows", [np.zeros((5, 13)), np.zeros((0, 14)), np.zeros(14)])
 def test_a_trajectory_of_another_robot_is_refused(rows):
     with pytest.raises(InputError, match="expected rows of 14 joints"):
