@@ -53,6 +53,9 @@ class SimConfig:
     seed: int = option(0, low=0, doc="Decides the scene; every reset takes the next one")
     max_yaw: float = option(0.0, unit="rad", low=0, high=math.pi, doc="The cube is turned by up to this to either side")
     lockstep: bool = option(False, doc="Wait for the commands of every tick instead of running in real time")
+    system_time: bool = option(
+        False, doc="Real time only: stamp with the system's clock and send no /clock, as a real robot does"
+    )
     joint_rate_hz: float = option(100.0, unit="Hz", low=1, high=500, doc="Joint states and clock in real-time mode")
     viewer: bool = option(False, doc="Show the simulation in a window")
 
@@ -69,6 +72,8 @@ class SimNode(Node):
                 f"sim.joint_rate_hz: expected at least the control rate, {self._robot.control_rate_hz:g} Hz, "
                 f"found {self._config.joint_rate_hz:g}"
             )
+        if self._config.lockstep and self._config.system_time:
+            raise InputError("sim.system_time: expected false in lock-step, found true")
         check_rendering()
         refuse_published(self, self._topics())
         self._sim = self._make_sim()
@@ -100,21 +105,23 @@ class SimNode(Node):
         topics = [group.measured.topic for group in self._robot.groups]
         for camera in self._robot.cameras:
             topics += [camera.topic, f"{camera.topic}/compressed"]
-        return [*topics, "/clock"]
+        return topics if self._config.system_time else [*topics, "/clock"]
 
     def _make_sim(self) -> SimRobot:
         from rdt_ros.sim.camera import CameraRenderer  # not before check_rendering: importing MuJoCo may load OpenGL
         from rdt_ros.sim.robot import SimRobot
         from rdt_ros.sim.viewer import open_viewer
 
-        sim = SimRobot(self._robot, start_ns=self._robot.period_ns)  # ROS takes time 0 for "no clock yet"
+        start_ns = time.time_ns() if self._config.system_time else 0
+        start_ns += self._robot.period_ns - start_ns % self._robot.period_ns  # ROS takes time 0 for "no clock yet"
+        sim = SimRobot(self._robot, start_ns=start_ns)
         self._renderer = CameraRenderer(sim.model)
         self._viewer = open_viewer(sim.model, sim.data) if self._config.viewer else None
         self._shown_ns = 0
         return sim
 
     def _make_endpoints(self) -> None:
-        self._clock_publisher = self.create_publisher(Clock, "/clock", DEPTH)
+        self._clock_publisher = None if self._config.system_time else self.create_publisher(Clock, "/clock", DEPTH)
         self._joint_publishers = [
             (group, self.create_publisher(JointState, group.measured.topic, DEPTH)) for group in self._robot.groups
         ]
@@ -171,7 +178,8 @@ class SimNode(Node):
         rates = {camera.name: camera.rate_hz for camera in self._robot.cameras}
         self._times: Iterator[tuple[int, str]] = send_times(self._config.joint_rate_hz, rates, self._sim.time_ns)
         self._due = self._next_due()
-        self._origin_ns = time.monotonic_ns() - self._sim.time_ns  # steady time of simulated time 0
+        now_ns = time.time_ns() if self._config.system_time else self._sim.time_ns
+        self._origin_ns = time.monotonic_ns() - now_ns  # steady time of simulated time 0
         self._outcome_due_ns = 0
         self._timer = self.create_timer(0.0, self._on_due, clock=self._steady)
 
@@ -181,7 +189,7 @@ class SimNode(Node):
         lag_ns = time.monotonic_ns() - self._origin_ns - due_ns
         self._worst_lag_s = max(self._worst_lag_s, lag_ns / NS_PER_S)
         if lag_ns > MAX_LAG_S * NS_PER_S:
-            self._origin_ns += lag_ns
+            due_ns, source = self._after_stall(lag_ns)
         if due_ns > self._sim.time_ns:
             self._advance(due_ns - self._sim.time_ns)
             self._send_clock()
@@ -196,6 +204,14 @@ class SimNode(Node):
         wait_ns = self._due[0] + self._origin_ns - time.monotonic_ns()
         self._timer.timer_period_ns = max(wait_ns, 0)
         self._timer.reset()
+
+    def _after_stall(self, lag_ns: int) -> tuple[int, str]:
+        """What is done next: simulated time stays behind for good, the system's clock leaves out what was missed."""
+        if not self._config.system_time:
+            self._origin_ns += lag_ns
+            return self._due
+        missed_until_ns = self._due[0] + lag_ns
+        return next((ns, source) for ns, source in self._times if ns >= missed_until_ns)
 
     def _next_due(self) -> tuple[int, str]:
         """The next of the schedule that is not a picture nobody receives."""
@@ -257,7 +273,8 @@ class SimNode(Node):
         self._send_outcome()
 
     def _send_clock(self) -> None:
-        self._clock_publisher.publish(Clock(clock=messages.stamp_msg(self._sim.time_ns)))
+        if self._clock_publisher is not None:
+            self._clock_publisher.publish(Clock(clock=messages.stamp_msg(self._sim.time_ns)))
 
     def _send_joints(self) -> None:
         sample = self._sim.measured()

@@ -1,0 +1,1 @@
+"""Evaluation: a policy in closed loop with the simulated robot."""
