@@ -45,7 +45,8 @@ def run(args: argparse.Namespace) -> int:
         raise InputError("encode: expected an instruction, --file or --convert, found none")
     if not all(text.strip() for text in texts):
         raise InputError("instruction: expected a text, found an empty one")
-    texts = list(dict.fromkeys(map(normalised, texts)))
+    # training needs the tokens of the empty text, by which it hides an instruction
+    texts = list(dict.fromkeys([*map(normalised, texts), ""])) if texts else []
     store = InstructionStore.open(args.store) if Path(args.store).exists() else None
     if args.convert:
         store = _convert(args, store)
@@ -95,7 +96,7 @@ def _encode(args: argparse.Namespace, texts: list[str], store: InstructionStore 
     loaded = time.monotonic()
     for text, tokens in zip(texts, encoder.encode(texts), strict=True):
         store.add(text, tokens, encoder.precision)
-        print(f"{len(tokens):5} tokens: {text}")
+        print(f"{len(tokens):5} tokens: {text or '(none: a hidden instruction)'}")
     print(f"loaded in {loaded - began:.1f} s, encoded in {time.monotonic() - loaded:.1f} s")
     return store
 

@@ -117,14 +117,14 @@ class InstructionStore:
 
     @property
     def texts(self) -> tuple[str, ...]:
-        """In the order in which they were added."""
-        return tuple(self._entries)
+        """In the order in which they were added; the empty text, which stands for a hidden instruction, is none."""
+        return tuple(text for text in self._entries if text)
 
     def __contains__(self, text: str) -> bool:
         return normalised(text) in self._entries
 
     def __len__(self) -> int:
-        return len(self._entries)
+        return len(self.texts)
 
     def tokens(self, instruction: str) -> Tensor:
         """(L, width) in the stored type, on the CPU; InputError with the nearest texts where it is not held."""
@@ -138,10 +138,8 @@ class InstructionStore:
         return self._entries[normalised(instruction)].precision
 
     def add(self, text: str, tokens: Tensor, precision: str = UNKNOWN) -> None:
-        """Keeps tokens (L, width) or (1, L, width) for a text, in place of those that it had."""
+        """Keeps tokens (L, width) or (1, L, width) for a text, in place of those that it had; the text may be empty."""
         text = normalised(text)
-        if not text:
-            raise InputError(f"language store {self.where}: expected an instruction, found an empty text")
         where = f"language store {self.where}: {text!r}"
         tokens = checked_tokens(tokens, where)
         if tokens.shape[1] != self.width:

@@ -123,8 +123,6 @@ class T5Encoder:
     def _ids(self, instruction: str) -> Tensor:
         """(L,), the end token last."""
         text = normalised(instruction)
-        if not text:
-            raise InputError(f"instruction: expected a text, found {instruction!r}")
         ids = self._tokenizer(text, verbose=False).input_ids
         if len(ids) > MAX_TOKENS:
             raise InputError(f"instruction {text[:40]!r}...: expected at most {MAX_TOKENS} tokens, found {len(ids)}")
@@ -132,7 +130,7 @@ class T5Encoder:
         if ids[-1] != end:
             raise InputError(f"tokenizer of {self.name}: expected the end token {end} last, found {ids[-1]}")
         # A folder without tokenizer files gives one that knows no word; T5-v1.1 knows no Chinese.
-        if not set(ids) - {end, unknown, self._tokenizer.convert_tokens_to_ids("▁")}:
+        if text and not set(ids) - {end, unknown, self._tokenizer.convert_tokens_to_ids("▁")}:
             raise InputError(f"instruction {text[:40]!r}: the tokenizer of {self.name} knows none of its words")
         return torch.tensor(ids)
 

@@ -87,7 +87,6 @@ def test_a_long_list_is_cut():
 @pytest.mark.parametrize(
     ("text", "added", "message"),
     [
-        ("", tokens(3), "expected an instruction, found an empty text"),
         ("a", tokens(3, width=4), "'a': expected width 8, found 4"),
         ("a", tokens(3)[0], r"expected floating numbers of shape \(L, width\) or .*, found bfloat16 of shape \(8,\)"),
         ("a", tokens(3)[:0], r"found bfloat16 of shape \(0, 8\)"),
