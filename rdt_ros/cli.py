@@ -9,10 +9,10 @@ import sys
 from collections.abc import Sequence
 
 import rdt_ros
-from rdt_ros import bringup, checkpoint_command, encode
+from rdt_ros import bringup, checkpoint_command, encode, episodes_command, record_command, stats_command
 from rdt_ros.errors import InputError
 
-BENCHES = ("encode", "loading", "parity", "sync")
+BENCHES = ("dataset", "encode", "executor", "faults", "handover", "loading", "parity", "prefix", "recorder", "sync")
 SERVICES = {
     "reset": "executor/reset_stop",
     "enable": "executor/enable",
@@ -55,6 +55,9 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("--domain", default="", help="ROS_DOMAIN_ID; default: the environment's")
         command.set_defaults(run=_operate, command=name)
     encode.add_parser(commands)
+    record_command.add_parser(commands)
+    episodes_command.add_parser(commands)
+    stats_command.add_parser(commands)
     checkpoint_command.add_parser(commands)
     bench = commands.add_parser("bench", help="measure; the last line of output is one JSON object")
     bench.add_argument("what", choices=BENCHES)

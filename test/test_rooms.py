@@ -13,8 +13,10 @@ PACKAGE = Path(rdt_ros.__file__).parent
 # A room imports only from rooms above it in this list, and from itself.
 ROOMS = [
     "errors", "types", "share", "jpeg", "options", "robot", "sensing", "control", "episodes", "sim", "model", "policy",
-    "compat",
-    "bringup", "launching", "supervisor", "nodes", "demo", "bench", "encode", "checkpoint_command", "cli",
+    "training", "evaluation", "compat",
+    "bringup", "launching", "supervisor", "nodes", "demo", "bench", "encode",
+    "checkpoint_command", "stats_command", "finetune_command", "eval_command", "record_command",
+    "check_command", "convert_command", "episodes_command", "cli",
 ]  # fmt: skip
 WITHOUT_TORCH = ("robot", "sensing", "control", "episodes", "sim", "errors", "types", "share", "jpeg", "options")
 # The policy node and the commands import what they may not need inside functions; that is still one way.

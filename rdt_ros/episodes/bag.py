@@ -79,6 +79,17 @@ class BagReader:
     ) -> None:
         self.close()
 
+    @property
+    def instruction(self) -> str:
+        """What its metadata say of the task; empty where they say nothing."""
+        custom = self._reader.storage.metadata.custom or {}
+        return str(custom.get("instruction", ""))
+
+    @property
+    def duration_ns(self) -> int:
+        """From the first message of all topics to the last, by the time of their recording."""
+        return self._reader.duration
+
     def close(self) -> None:
         """Closes the bag."""
         with contextlib.suppress(AssertionError):  # of the library, for a bag that could not be opened whole

@@ -1,9 +1,11 @@
-"""Reads an episode: ours exactly as it was recorded, and files of the older ALOHA kind."""
+"""Reads an episode: ours exactly as it was recorded, and files of ALOHA's and AgileX's layouts."""
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 from collections.abc import Callable, Iterator
+from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -12,8 +14,11 @@ import h5py
 import numpy as np
 import yaml
 
-from rdt_ros.episodes import foreign, frames, layout
+from rdt_ros.episodes import agilex_format, foreign, frames, instructions, layout
 from rdt_ros.episodes.content import Content
+from rdt_ros.episodes.datasets import DAMAGE, ROBOT_FILE, dataset, naming, text
+from rdt_ros.episodes.hdf5 import check_heaps, has_variable_data, open_for_reading
+from rdt_ros.episodes.instructions import Instructions
 from rdt_ros.episodes.writer import UNFINISHED
 from rdt_ros.errors import InputError
 from rdt_ros.robot.description import Robot, parse_robot
@@ -31,7 +36,7 @@ class EpisodeReader:
     def __init__(self, path: str | Path, robot: Robot | None = None, *, colour_order: str | None = None) -> None:
         self.path = Path(path)
         with _reading(self.path):
-            self._file = h5py.File(self.path, "r", swmr=self.path.suffix == UNFINISHED, locking=False)
+            self._file = open_for_reading(self.path, unfinished=self.path.suffix == UNFINISHED)
         try:
             with _reading(self.path):
                 self.content = _content(self._file, robot, colour_order)
@@ -57,8 +62,14 @@ class EpisodeReader:
 
     @property
     def instruction(self) -> str:
-        """What was being done; may be empty."""
-        return self.content.instruction
+        """What was being done; may be empty. What stands beside the episode comes before what stands in it."""
+        return self.instructions.original
+
+    @cached_property
+    def instructions(self) -> Instructions:
+        """The same in several wordings; InputError where the file beside the episode is broken."""
+        own = Instructions(self.content.instruction, expanded=self.content.other_instructions)
+        return instructions.beside(self.path) or own
 
     @property
     def ticks(self) -> np.ndarray:
@@ -106,6 +117,12 @@ class EpisodeReader:
         self._file.close()
 
 
+def stored_instruction(path: Path) -> str:
+    """What stands in an episode's file, without a look at what stands beside it; needs no robot."""
+    with _reading(path), h5py.File(path, "r", locking=False) as file:
+        return text(file, layout.INSTRUCTION)
+
+
 def _row(values: np.ndarray) -> np.ndarray | None:
     return None if np.isnan(values).all() else values
 
@@ -113,51 +130,73 @@ def _row(values: np.ndarray) -> np.ndarray | None:
 def _content(file: h5py.File, robot: Robot | None, colour_order: str | None) -> Content:
     if file.attrs.get("format") == layout.FORMAT:
         return _own(file)
-    if layout.VECTORS["measured"] not in file:
+    if has_variable_data(file):
+        check_heaps(Path(file.filename))
+    read = agilex_format.read if agilex_format.recognises(file) else foreign.read
+    if read is foreign.read and layout.VECTORS["measured"] not in file:
         raise InputError(f"no episode: missing {layout.VECTORS['measured']}")
-    if robot is None:
+    robot_text = str(file.attrs.get(ROBOT_FILE, ""))  # a file that was converted by us says whose units it has
+    if robot is None and not robot_text:
         raise InputError("not recorded by rdt_ros: say which robot it is of")
-    return foreign.read(file, robot, colour_order)
+    if robot is not None:
+        return read(file, robot, colour_order)
+    return dataclasses.replace(read(file, _robot(robot_text), colour_order), robot_text=robot_text)
+
+
+def _robot(text: str) -> Robot:
+    return parse_robot(yaml.safe_load(text), ROBOT_FILE)
 
 
 def _own(file: h5py.File) -> Content:
     version = int(_attribute(file, "format_version"))
     if version != layout.FORMAT_VERSION:
         raise InputError(f"format_version: expected {layout.FORMAT_VERSION}, found {version}")
-    text = str(_attribute(file, "robot_file"))
-    robot = parse_robot(yaml.safe_load(text), "robot_file")
+    robot_text = str(_attribute(file, ROBOT_FILE))
+    robot = _robot(robot_text)
     unfinished = str(file.filename).endswith(UNFINISHED)
-    ticks = np.asarray(file[layout.TICK])
+    ticks = _stamps(file, layout.TICK)
     if unfinished:
         ticks = ticks[: _leading(ticks != layout.NO_STAMP)]
     steps, joints = len(ticks), len(robot.joints)
 
     def rows(path: str, columns: int) -> np.ndarray:
-        dataset = file[path]
-        if dataset.shape[1:] != (columns,) or not (len(dataset) == steps or unfinished and len(dataset) > steps):
-            raise InputError(f"{path}: expected shape ({steps}, {columns}), found {dataset.shape}")
-        return dataset[:steps]
+        found = dataset(file, path)
+        if found.shape[1:] != (columns,) or not (len(found) == steps or unfinished and len(found) > steps):
+            raise InputError(f"{path}: expected shape ({steps}, {columns}), found {found.shape}")
+        if found.dtype != np.float32:
+            raise InputError(f"{path}: expected float32, found {found.dtype}")
+        with naming(path):
+            return found[:steps]
 
     def stamps(source: str) -> np.ndarray:
-        dataset = file[layout.stamp_path(source)]
-        if dataset.ndim != 1 or len(dataset) < steps:
-            raise InputError(f"{dataset.name}: expected {steps} stamps, found shape {dataset.shape}")
-        return dataset[:steps]
+        found = _stamps(file, layout.stamp_path(source))
+        if len(found) < steps:
+            raise InputError(f"{layout.stamp_path(source)}: expected {steps} stamps, found {len(found)}")
+        return found[:steps]
 
+    dataset(file, layout.VECTORS["measured"])  # the one vector that every episode has
     widths = {name: layout.BASE_WIDTH if name == "base" else joints for name in layout.VECTORS}
     return Content(
         robot=robot,
-        robot_text=text,
-        instruction=file[layout.INSTRUCTION].asstr()[()],
+        robot_text=robot_text,
+        instruction=text(file, layout.INSTRUCTION),
         ticks=ticks,
         action=rows(layout.ACTION, joints),
         vectors={name: rows(path, widths[name]) for name, path in layout.VECTORS.items() if path in file},
-        pictures={camera: _pictures(file[layout.image_path(camera)], steps) for camera in _texts(file, "cameras")},
+        pictures={camera: _pictures(file, layout.image_path(camera), steps) for camera in _texts(file, "cameras")},
         poses={name: rows(layout.pose_path(name), layout.POSE_WIDTH) for name in _texts(file, "poses")},
         stamps={source: stamps(source) for source in _texts(file, "sources")},
         action_source=str(_attribute(file, "action_source")),
         complete=bool(_attribute(file, "complete")) and not unfinished,
     )
+
+
+def _stamps(file: h5py.File, path: str) -> np.ndarray:
+    found = dataset(file, path)
+    if found.ndim != 1 or found.dtype != np.int64:
+        raise InputError(f"{path}: expected int64 stamps, found {found.dtype} {found.shape}")
+    with naming(path):
+        return found[()]
 
 
 def _attribute(file: h5py.File, name: str) -> Any:
@@ -176,10 +215,16 @@ def _leading(valid: np.ndarray) -> int:
     return len(valid) if valid.all() else int(np.argmin(valid))
 
 
-def _pictures(dataset: h5py.Dataset, steps: int) -> Callable[[int], bytes]:
-    if dataset.ndim != 1 or dataset.dtype.kind != "S" or len(dataset) < steps:
-        raise InputError(f"{dataset.name}: expected {steps} JPEG frames, found {dataset.dtype} {dataset.shape}")
-    return lambda step: frames.stored(bytes(dataset[step]), dataset.name)
+def _pictures(file: h5py.File, path: str, steps: int) -> Callable[[int], bytes]:
+    images = dataset(file, path)
+    if images.ndim != 1 or images.dtype.kind != "S" or len(images) < steps:
+        raise InputError(f"{images.name}: expected {steps} JPEG frames, found {images.dtype} {images.shape}")
+
+    def frame(step: int) -> bytes:
+        with naming(f"{images.name}[{step}]"):
+            return frames.stored(bytes(images[step]), images.name)
+
+    return frame
 
 
 @contextlib.contextmanager
@@ -193,5 +238,5 @@ def _reading(path: Path) -> Iterator[None]:
         raise InputError(f"{path}: no such file") from None
     except KeyError as error:
         raise InputError(f"{path}: an incomplete episode: {' '.join(str(error.args[0]).split())[:160]}") from None
-    except (OSError, RuntimeError, ValueError, TypeError, AttributeError, yaml.YAMLError) as error:
+    except (*DAMAGE, yaml.YAMLError) as error:
         raise InputError(f"{path}: no readable HDF5 episode: {' '.join(str(error).split())[:160]}") from None

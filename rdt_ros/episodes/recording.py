@@ -39,6 +39,7 @@ class Recording:
         self.refused = 0  # Observations not newer than the one before
         self.heard = 0  # Observations
         self.stored = 0  # steps given out
+        self.without_action = 0  # Observations without the leader or command that decides
         self._period_ns, self._offset = period_ns, offset_steps
         self._waiting: deque[Observation] = deque()
         self._newest_ns: int | None = None
@@ -59,6 +60,7 @@ class Recording:
         while self._waiting and self._waiting[0].stamp_ns < target_ns:
             self._waiting.popleft()  # its action never came
         action = None if self.source == "auto" else getattr(observation, self.source)
+        self.without_action += self.source != "auto" and action is None
         if action is None or not self._waiting or self._waiting[0].stamp_ns != target_ns:
             return ()
         if not self.stored:

@@ -8,6 +8,7 @@ from pathlib import Path
 import h5py
 
 from rdt_ros.episodes import frames, layout
+from rdt_ros.episodes.hdf5 import open_for_reading
 from rdt_ros.episodes.layout import Header, Layout
 from rdt_ros.episodes.reader import EpisodeReader
 from rdt_ros.episodes.recording import Step
@@ -36,7 +37,11 @@ def repair(unfinished: Path) -> Path:
         if not os.fstat(descriptor).st_size:
             raise InputError(f"{unfinished}: interrupted before its first step, nothing to repair")
         scratch.unlink(missing_ok=True)  # of a repair that was itself interrupted
-        _copy(unfinished, path, scratch)
+        try:
+            _copy(unfinished, path, scratch)
+        except InputError:
+            scratch.unlink(missing_ok=True)  # on a full disk it would take the last room
+            raise
         unfinished.unlink()
     finally:
         os.close(descriptor)
@@ -44,7 +49,7 @@ def repair(unfinished: Path) -> Path:
 
 
 def _copy(unfinished: Path, path: Path, scratch: Path) -> None:
-    with EpisodeReader(unfinished) as episode, h5py.File(unfinished, "r", swmr=True, locking=False) as file:
+    with EpisodeReader(unfinished) as episode, open_for_reading(unfinished, unfinished=True) as file:
         content = episode.content
         images = {camera: file[layout.image_path(camera)] for camera in content.pictures}
         steps = min([len(episode), *map(_undamaged, images.values())])

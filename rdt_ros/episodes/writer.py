@@ -6,6 +6,7 @@ import contextlib
 import fcntl
 import os
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -45,13 +46,19 @@ class EpisodeWriter:
         flush_period_s: float = 0.5,
         unfinished: Path | None = None,
         steady_s: Callable[[], float] = time.monotonic,
+        fsync: Callable[[int], None] = os.fsync,
     ) -> None:
         self.path = path
         self.unfinished = unfinished or unfinished_path(path)
         self.steps = 0  # added
         self.durable_steps = 0
         self.flushes = 0
+        self.fsyncs = 0
+        self.worst_flush_s = 0.0
         self.pictures_reencoded = 0
+        self.missing: Counter[str] = Counter()  # source of the first step -> steps without it, stored as absent
+        self.late: Counter[str] = Counter()  # source that the first step had not -> steps that it is not stored in
+        self._fsync = fsync
         self._header, self._period_s, self._steady_s = header, flush_period_s, steady_s
         self._flushed_s = steady_s()
         self._file: h5py.File | None = None
@@ -79,8 +86,11 @@ class EpisodeWriter:
             self._begin(structure, first)
 
     def poll(self) -> None:
-        """Flushes when it is time; to be called now and then while no step arrives."""
-        if self._ticks and self._steady_s() - self._flushed_s >= self._period_s:
+        """Flushes when it is time; to be called now and then while no step arrives.
+
+        The first step is flushed at once: from then on the file can be repaired.
+        """
+        if self._ticks and (not self.durable_steps or self._steady_s() - self._flushed_s >= self._period_s):
             self.flush()
 
     def flush(self) -> None:
@@ -88,7 +98,7 @@ class EpisodeWriter:
         if self._file is None or not self._ticks:
             return
         with self._writing():
-            start, stop = self.durable_steps, self.steps
+            began_s, start, stop = self._steady_s(), self.durable_steps, self.steps
             for path, values in self._rows.items():
                 _append(self._file[path], start, stop, values)
                 values.clear()
@@ -100,6 +110,12 @@ class EpisodeWriter:
             self._count(steps=stop, flushes=self.flushes, pictures_reencoded=self.pictures_reencoded)
             self._sync()
             self._flushed_s = self._steady_s()
+            self.worst_flush_s = max(self.worst_flush_s, self._flushed_s - began_s)
+
+    @property
+    def size_bytes(self) -> int:
+        """Of the file; 0 once it is closed."""
+        return os.fstat(self._lock).st_size if self._lock >= 0 else 0
 
     def finish(self, **counts: int | bool) -> Path | None:
         """Completes the file under its name, with these of `layout.COUNTS`; None, and no file, where it has no step."""
@@ -117,9 +133,9 @@ class EpisodeWriter:
             self._count(complete=True, **counts)
             self._sync()
             self._file.close()
-            os.fsync(self._lock)
+            self._sync_descriptor(self._lock)
             self.unfinished.rename(self.path)
-            _sync_folder(self.path.parent)
+            self._sync_folder(self.path.parent)
         self._abandon()
         return self.path
 
@@ -165,6 +181,7 @@ class EpisodeWriter:
             images.id.write_direct_chunk((self.steps,), chunk)
         for path, value in self._layout.row(observation, step.action).items():
             self._rows[path].append(value)
+        self._compare(observation, self._layout)
         self._ticks.append(observation.stamp_ns)
         self.steps += 1
 
@@ -175,6 +192,14 @@ class EpisodeWriter:
             self.pictures_reencoded += 1
         return frames.packed(jpeg, limit)
 
+    def _compare(self, observation: Observation, structure: Layout) -> None:
+        """Counts what differs from the first step, which has fixed what the file has room for."""
+        given = {name for name in layout.VECTORS if getattr(observation, name) is not None}
+        given |= {f"pose {name}" for name in observation.poses}
+        expected = {*structure.vectors, *(f"pose {name}" for name in structure.poses)}
+        self.missing.update(expected - given)
+        self.late.update(given - expected)
+
     def _count(self, **counts: int | bool) -> None:
         assert self._file is not None
         for name, value in counts.items():
@@ -183,7 +208,19 @@ class EpisodeWriter:
     def _sync(self) -> None:
         assert self._file is not None
         self._file.flush()
-        os.fsync(self._lock)
+        self._sync_descriptor(self._lock)
+
+    def _sync_folder(self, folder: Path) -> None:
+        """Makes a rename durable."""
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            self._sync_descriptor(descriptor)
+        finally:
+            os.close(descriptor)
+
+    def _sync_descriptor(self, descriptor: int) -> None:
+        self._fsync(descriptor)
+        self.fsyncs += 1
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:
@@ -257,11 +294,3 @@ def _check(observation: Observation, robot: str, structure: Layout) -> None:
 def _append(dataset: h5py.Dataset, start: int, stop: int, values: list[Any]) -> None:
     dataset.resize(stop, axis=0)
     dataset[start:stop] = np.asarray(values, dataset.dtype)
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

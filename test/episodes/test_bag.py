@@ -84,6 +84,19 @@ def test_a_single_mcap_file_will_do(tmp_path):
         assert len(list(reader.messages())) == 5
 
 
+def test_metadata_say_how_long_it_is_and_what_was_done(tmp_path):
+    path = write(tmp_path / "bag", all_topics(10**9, 3 * 10**9))
+    with BagReader(path, ROBOT) as reader:
+        assert (reader.duration_ns, reader.instruction) == (2 * 10**9 + 1, "")
+    with Writer(tmp_path / "named", version=8) as writer:
+        writer.set_custom_data("instruction", "fold")
+        for topic in (*CAMERAS, *ARMS):
+            connection = writer.add_connection(f"/{topic}", kind(topic), typestore=TYPES)
+            writer.write(connection, 10**9, TYPES.serialize_cdr(message(topic, 10**9), kind(topic)))
+    with BagReader(tmp_path / "named", ROBOT) as reader:
+        assert reader.instruction == "fold"
+
+
 def test_raw_cameras_and_topics_of_others(tmp_path):
     raw = [camera.topic for camera in ROBOT.cameras]
     sent = [(topic, 10**9, 10**9) for topic in (*raw, *ARMS, "other/image")]

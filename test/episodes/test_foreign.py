@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import cv2
 import h5py
 import numpy as np
@@ -10,7 +12,7 @@ import pytest
 from rdt_ros import jpeg
 from rdt_ros.episodes.reader import EpisodeReader
 from rdt_ros.errors import InputError
-from rdt_ros.robot.description import load_robot
+from rdt_ros.robot.description import Base, load_robot
 
 ROBOT = load_robot("agilex")
 STEPS = 3
@@ -82,9 +84,41 @@ def test_joints_come_in_the_projects_units(write):
         assert list(np.diff(episode.ticks)) == [ROBOT.period_ns] * (STEPS - 1)
 
 
+@pytest.mark.parametrize("name", ["agilex", "sim_aloha"])
+def test_a_whole_trajectory_is_what_its_messages_would_have_been(write, name):
+    robot, random = load_robot(name), np.random.default_rng(1)
+    values = {p: random.uniform(-1, 1, (STEPS, 14)) for p in ("/observations/qpos", "/observations/qvel", "/action")}
+    with EpisodeReader(write(**values, **{"/observations/effort": values["/action"]}), robot) as episode:
+        content = episode.content
+    for step in range(STEPS):
+        for role, found in (("measured", content.vectors["measured"]), ("command", content.action)):
+            path = "/observations/qpos" if role == "measured" else "/action"
+            for group in robot.groups:
+                fields = {"position": values[path][step][group.columns], "names": (), "stamp_ns": 0}
+                sample = robot.from_wire(
+                    group, role, **fields, velocity=values["/observations/qvel"][step][group.columns]
+                )
+                np.testing.assert_allclose(found[step][group.columns], sample.position, rtol=1e-6, atol=1e-7)
+                if role == "measured":
+                    found_velocity = content.vectors["velocity"][step][group.columns]
+                    np.testing.assert_allclose(found_velocity, sample.velocity, rtol=1e-6, atol=1e-7)
+    np.testing.assert_array_equal(content.vectors["effort"], values["/action"].astype(np.float32))
+
+
+@pytest.mark.parametrize("change", [{"/observations/qvel": np.zeros((STEPS, 3))}, {"/base_action": np.zeros(STEPS)}])
+def test_a_data_set_of_another_shape_is_named(write, change):
+    (path,) = change
+    base = Base(odometry="odom", command=None, velocity=(1.0, 0.0, 1.0), acceleration=(0.0, 0.0, 0.0))
+    robot = dataclasses.replace(ROBOT, base=base)
+    with pytest.raises(InputError, match=f"old.hdf5: {path}: expected shape"):
+        EpisodeReader(write(**change), robot)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
+        ({"/action": None, "/action/x": 1}, "/action: expected a data set, found a group"),
+        ({"/stamps/tick": np.zeros(2, np.int64)}, "/stamps/tick: expected 3 stamps in ns"),
         ({"/action": None}, "missing /action"),
         ({"/action": np.zeros((STEPS, 7))}, r"/action: expected shape \(N, 14\), found \(3, 7\)"),
         ({"/action": np.zeros((STEPS + 1, 14))}, "/observations/qpos: expected 4 steps as in /action"),

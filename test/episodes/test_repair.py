@@ -9,6 +9,7 @@ import pytest
 
 from rdt_ros.episodes.reader import EpisodeReader
 from rdt_ros.episodes.repair import repair
+from rdt_ros.episodes.writer import EpisodeWriter
 from rdt_ros.errors import InputError
 
 
@@ -44,6 +45,19 @@ def test_steps_after_a_damaged_picture_are_left_out(interrupted):
         raw.write(bytes(20))
     with EpisodeReader(repair(unfinished)) as episode:
         assert len(episode) == 4
+
+
+def test_a_repair_without_room_leaves_the_recording_and_nothing_else(interrupted, monkeypatch):
+    def full(_writer, _step) -> None:
+        raise InputError("could not write: No space left on device")
+
+    unfinished, _ = interrupted
+    monkeypatch.setattr(EpisodeWriter, "add", full)
+    with pytest.raises(InputError, match="No space left"):
+        repair(unfinished)
+    assert sorted(p.name for p in unfinished.parent.iterdir()) == ["e.hdf5.partial", "live"]
+    monkeypatch.undo()
+    assert repair(unfinished).exists()
 
 
 def test_a_file_that_is_being_written_is_left_alone(maker, tmp_path):

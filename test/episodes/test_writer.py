@@ -73,8 +73,9 @@ def test_steps_become_durable_on_a_schedule(maker, tmp_path):
             with EpisodeReader(writer.unfinished) as episode:  # another reader sees the durable steps and no others
                 assert len(episode) == writer.durable_steps
         durable.append(writer.durable_steps)
-    assert [durable[i] for i in (11, 12, 25, 49)] == [0, 13, 26, 39]
-    assert writer.flushes == 3
+    # the first step at once, so that there is something to repair; then every 13 steps of 0.04 s
+    assert [durable[i] for i in (0, 12, 13, 25, 26, 49)] == [1, 1, 14, 14, 27, 40]
+    assert writer.flushes == 4 and writer.fsyncs == 9  # one for the empty file
     now_s += 0.5
     writer.poll()
     assert writer.durable_steps == 50

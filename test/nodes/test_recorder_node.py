@@ -17,6 +17,8 @@ rclpy = pytest.importorskip("rclpy")
 from rclpy.executors import SingleThreadedExecutor  # noqa: E402
 from rdt_msgs.msg import Observation as ObservationMsg  # noqa: E402
 from rdt_msgs.msg import RecorderState  # noqa: E402
+from rdt_msgs.srv import SetInstruction  # noqa: E402
+from std_msgs.msg import Bool, String  # noqa: E402
 from std_srvs.srv import Trigger  # noqa: E402
 
 from rdt_ros.episodes.reader import EpisodeReader  # noqa: E402
@@ -27,7 +29,7 @@ from rdt_ros.types import Observation, Picture  # noqa: E402
 pytestmark = pytest.mark.ros
 
 ROBOT = load_robot("sim_aloha")
-DOMAIN = 61
+DOMAIN = 79
 PIXELS = np.random.default_rng(3).integers(0, 256, (480, 640, 3), np.uint8)
 JPEG = cv2.imencode(".jpg", PIXELS, [cv2.IMWRITE_JPEG_QUALITY, 60])[1].tobytes()  # 130 KB: loss would show
 
@@ -69,9 +71,11 @@ class Operator:
         self.states: list[RecorderState] = []
         self.node.create_subscription(RecorderState, "recorder/state", self.states.append, 50)
         self.publisher = self.node.create_publisher(ObservationMsg, "observation", 10)
+        self.commands = self.node.create_publisher(String, "recorder/command", 10)
+        self.pedal = self.node.create_publisher(Bool, "recorder/pedal", 10)
         self.tick = 0
 
-    def wait(self, condition, timeout_s: float = 20.0) -> None:
+    def wait(self, condition, timeout_s: float = 60.0) -> None:
         deadline = time.monotonic() + timeout_s
         while not condition():
             assert time.monotonic() < deadline, self.states[-1:]
@@ -97,10 +101,10 @@ class Operator:
             time.sleep(period_s)
         return sent
 
-    def call(self, name: str) -> Trigger.Response:
-        client = self.node.create_client(Trigger, f"recorder/{name}")
+    def call(self, name: str, kind: type = Trigger, **request: str):
+        client = self.node.create_client(kind, f"recorder/{name}")
         self.wait(client.service_is_ready)
-        future = client.call_async(Trigger.Request())
+        future = client.call_async(kind.Request(**request))
         self.wait(future.done)
         return future.result()
 
@@ -123,7 +127,7 @@ def test_two_recorders_in_one_folder_store_every_observation(start, operator, tm
     sent = operator.send(60, recorders=2)
     operator.wait(lambda: len({s.episode for s in operator.states if s.steps == 59}) == 2)
     other.send_signal(signal.SIGINT)  # finishes its episode
-    assert other.wait(20) == 0
+    assert other.wait(60) == 0
     done = operator.call("stop")
     assert done.success and done.message == first.message
     operator.wait(lambda: operator.states[-1].state == RecorderState.IDLE and operator.states[-1].episodes == 1)
@@ -139,7 +143,7 @@ def test_two_recorders_in_one_folder_store_every_observation(start, operator, tm
                 assert np.array_equal(observation.measured, read.measured)
             assert np.array_equal(episode.actions[:, 0], np.arange(2, 61))
     process.send_signal(signal.SIGTERM)
-    assert process.wait(20) == 0
+    assert process.wait(60) == 0
 
 
 def test_a_killed_recorder_leaves_what_was_flushed(start, operator, tmp_path):
@@ -162,6 +166,48 @@ def test_discard_removes_the_episode(start, operator, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_session_by_topic_and_pedal(start, operator, tmp_path):
+    """A list of two instructions: one episode kept, one redone, one discarded after its end."""
+
+    def command(word: str, notice: str) -> None:
+        operator.commands.publish(String(data=word))
+        operator.wait(lambda: operator.states[-1].notice.startswith(notice))
+
+    def pedal(down: bool, state: int) -> None:
+        for _ in range(3):  # a pedal that repeats itself counts once
+            operator.pedal.publish(Bool(data=down))
+        operator.wait(lambda: operator.states[-1].state == state)
+
+    start(output=str(tmp_path), instruction="fold | 1 x stack", target=2)
+    operator.wait_for_recorders(1)
+    pedal(True, RecorderState.RECORDING)
+    operator.send(5)
+    pedal(False, RecorderState.RECORDING)
+    pedal(True, RecorderState.IDLE)
+    command("keep", "kept episode_0000.hdf5")
+    command("discard", "recorder: nothing to discard")
+    command("start", "recording episode_0001.hdf5")
+    operator.send(5)
+    command("redo", "discarded episode_0001.hdf5, recording episode_0001.hdf5")
+    operator.send(5)
+    command("stop", "finished episode_0001.hdf5: 4 steps, 0.1 s; its target is reached, next: stack")
+    command("next", "next: fold")
+    assert operator.call("set_instruction", SetInstruction, instruction="wipe").message == "wipe"
+    command("start", "recording episode_0002.hdf5")
+    operator.send(5)
+    command("stop", "finished episode_0002.hdf5")
+    command("discard", "discarded episode_0002.hdf5")
+    command("jump", "recorder: expected one of start")
+    state = operator.states[-1]
+    assert (state.instructions, list(state.recorded)) == (["fold", "stack", "wipe"], [2, 0, 0])
+    assert (list(state.targets), state.selected, state.episodes) == ([2, 1, 0], 2, 2)
+    names = ["episode_0000.hdf5", "episode_0001.hdf5", "episode_0002.hdf5.discarded"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == names
+    for name in names[:2]:
+        with EpisodeReader(tmp_path / name) as episode:
+            assert (episode.instruction, len(episode)) == ("fold", 4)
+
+
 @pytest.mark.parametrize(
     ("parameters", "line"),
     [
@@ -172,7 +218,7 @@ def test_discard_removes_the_episode(start, operator, tmp_path):
 )
 def test_a_wrong_setting_is_one_line_and_code_2(start, tmp_path, parameters, line):
     process = start(**{"output": str(tmp_path), **parameters})
-    _, errors = process.communicate(timeout=20)
+    _, errors = process.communicate(timeout=60)
     assert process.returncode == 2
     assert line in errors and "Traceback" not in errors and len(errors.strip().splitlines()) == 1
 
@@ -181,4 +227,4 @@ def test_a_missing_instruction_is_a_warning(start, operator, tmp_path):
     start(output=str(tmp_path), instruction="", autostart=True)
     operator.wait(lambda: operator.states)
     assert operator.states[-1].state == RecorderState.RECORDING
-    assert operator.states[-1].warnings == ["no instruction: the episode will say nothing about its task"]
+    assert "no instruction: the episode will say nothing about its task" in operator.states[-1].warnings

@@ -1,0 +1,1 @@
+"""Tells good episodes from bad ones before they are trained on."""
