@@ -1,0 +1,397 @@
+"""Fine-tuning: from any checkpoint and folders of episodes to checkpoints that the robot takes.
+
+Accelerate places and launches it: `accelerate launch -m rdt_ros.cli finetune RECIPE` on several GPUs or hosts. It
+prepares the network only; the loader shares the samples out itself.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Callable, Iterable, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator, DistributedType
+from accelerate.utils import gather_object
+from torch import Tensor
+from torch.nn import Parameter
+
+from rdt_ros.errors import InputError
+from rdt_ros.model.checkpoint import Checkpoint, open_checkpoint, save_checkpoint
+from rdt_ros.model.network import RdtNetwork
+from rdt_ros.model.weights import load_network
+from rdt_ros.training import adapters
+from rdt_ros.training.config import PLAIN, LoaderConfig
+from rdt_ros.training.dataset import slots
+from rdt_ros.training.ema import Ema
+from rdt_ros.training.interrupt import Interrupt
+from rdt_ros.training.journal import Journal, trackers
+from rdt_ros.training.loader import Batch, Mixture, Order, batches
+from rdt_ros.training.loss import Noise, Objective
+from rdt_ros.training.optimizer import SplitWeights, learning_rate, make_optimizer
+from rdt_ros.training.recipe import Recipe
+from rdt_ros.training.run_folder import RunFolder
+from rdt_ros.training.sampling_error import Curves, Errors, SamplingErrors, curves, draw_curves
+from rdt_ros.training.settings import as_mapping, read_settings, write_settings
+from rdt_ros.training.start import Data, check_robots, network_config, open_start, random_weights, vision_encoder
+
+LISTED = 5  # samples that a refusal names
+PARTS = ("train", "held_out")
+SUPPORTED = (DistributedType.NO, DistributedType.MULTI_GPU, DistributedType.MULTI_CPU)
+
+
+class FineTuning:
+    """One run. It goes on from the newest checkpoint in its folder, bit by bit as if it had never stopped."""
+
+    def __init__(self, recipe: Recipe, *, cpu: bool = False) -> None:
+        recipe.check()
+        self.recipe = recipe
+        self.folder = RunFolder(recipe.output)
+        # Weights in halves are bfloat16 for the network: nothing is left to cast.
+        casting = "bf16" if recipe.precision == "bf16" and recipe.weights == "float32" else "no"
+        self.accelerator = Accelerator(
+            cpu=cpu, mixed_precision=casting, log_with=trackers(recipe.logging) or None, project_dir=str(self.folder.tracker)
+        )
+        if self.accelerator.distributed_type not in SUPPORTED:
+            raise InputError(
+                "accelerate: expected one process or several with a copy of the network each, "
+                f"found {self.accelerator.distributed_type.value}"
+            )
+        torch.manual_seed(recipe.loader.seed + self.accelerator.process_index)  # of LoRA's dropout, and of nothing else
+        if self.accelerator.is_main_process:
+            self.folder.make()
+        self.accelerator.wait_for_everyone()
+        self.done = max(self.folder.steps(), default=0)
+        self.notes: list[str] = []
+        self._open_data()
+        self._make_network()
+        self._make_optimizer()
+        self.samples = self.done * self.samples_a_step  # seen by all processes together
+        if self.done:
+            self._resume()
+        elif self.accelerator.is_main_process:
+            write_settings(recipe, self.folder.recipe)
+
+    @property
+    def device(self) -> torch.device:
+        """Where this process computes."""
+        return self.accelerator.device
+
+    @property
+    def samples_a_step(self) -> int:
+        """Of all processes."""
+        return self.recipe.batch_size * self.recipe.accumulation * self.accelerator.num_processes
+
+    # what there is to begin with
+
+    def _open_data(self) -> None:
+        recipe = self.recipe
+        self._start: Checkpoint | None = open_start(recipe)
+        self.config = network_config(recipe, self._start)
+        self.data = Data.open(recipe, self.config, progress=self.accelerator.is_main_process)
+        check_robots(recipe, self._start, self.data.datasets)
+        self.notes += [str(dataset) for dataset in self.data.datasets]
+        self.vision = vision_encoder(recipe, self.config, self.folder.vision)
+        if recipe.vision == "random" and self.accelerator.is_main_process and not self.folder.vision.is_dir():
+            self.vision.tower.save_pretrained(self.folder.vision)
+        self.accelerator.wait_for_everyone()
+        self.vision.to(self.device, torch.bfloat16 if recipe.precision == "bf16" else torch.float32)
+        self._mixture = self._mixture_of("train", plain=False)
+        # Each slot's weight in the loss: a mean over all slots, or over those of the sample's robot.
+        width = self.config.action_dim
+        self._slot_weights = {dataset.name: torch.ones(1, width) for dataset in self.data.datasets}
+        if recipe.loss == "masked":
+            for dataset in self.data.datasets:
+                own = slots(dataset.robot)
+                self._slot_weights[dataset.name] = torch.zeros(1, width).index_fill_(
+                    1, torch.tensor(own), width / len(own)
+                )
+
+    def _mixture_of(self, part: str, *, plain: bool) -> Mixture:
+        return Mixture(
+            self.data.datasets,
+            PLAIN if plain else self.recipe.sample,
+            self.data.tokens,
+            horizon=self.config.horizon,
+            image_size=self.vision.image_size,
+            seed=self.recipe.loader.seed,
+            part=part,
+        )
+
+    def _make_network(self) -> None:
+        recipe = self.recipe
+        if self.done and not recipe.lora.rank:
+            self._weights = dict(open_checkpoint(self.folder.checkpoint(self.done)).weights)
+        elif self._start is not None:
+            self._weights = dict(self._start.weights)
+        else:
+            self._weights = random_weights(self.config, recipe.loader.seed)
+        dtype = torch.bfloat16 if recipe.weights == "split" or recipe.lora.rank else torch.float32
+        dtype = dtype if recipe.precision == "bf16" else torch.float32
+        # Copies: a mapping of a file has another alignment, and kernels then another last digit.
+        weights = {name: tensor.clone() for name, tensor in self._weights.items()}
+        self.network: RdtNetwork = load_network(self.config, weights, self.device, dtype)
+        if recipe.lora.rank:
+            adapters.add_adapters(self.network, recipe.lora)
+        for name in adapters.matching(self.network, recipe.freeze, "freeze"):
+            adapters.parameters(self.network)[name].requires_grad_(False)
+        self.network.model.recompute = recipe.recompute
+        if recipe.compile:
+            self.vision.tower.compile()
+            for block in self.network.model.blocks:
+                block.compile()
+        self.trained = {n: p for n, p in adapters.parameters(self.network).items() if p.requires_grad}
+        if not self.trained:
+            raise InputError("freeze: expected some weights that are trained, found none")
+        count = sum(parameter.numel() for parameter in self.trained.values())
+        self.notes.append(f"trains {count:,} weights of {sum(t.numel() for t in self._weights.values()):,}")
+
+    def _make_optimizer(self) -> None:
+        recipe, trained = self.recipe, list(self.trained.values())
+
+        def make(weights: Sequence[Parameter]) -> torch.optim.Optimizer:
+            return make_optimizer(weights, recipe.optimizer)
+
+        self._full: Callable[[Parameter], Tensor] = lambda parameter: parameter.detach().float()
+        self.optimizer: torch.optim.Optimizer
+        if recipe.weights == "split":
+            self.optimizer = halves = SplitWeights(trained, make)
+            for name, parameter in self.trained.items():
+                if name in self._weights:
+                    halves.adopt(parameter, self._weights[name])
+            self._full = halves.full
+        else:
+            self.optimizer = make(trained)
+        self._objective = Objective(self.network, self.vision)
+        self.model = self.accelerator.prepare(self._objective)
+        self.ema = Ema(self.trained, self._full, recipe.ema) if recipe.ema.decay else None
+        del self._weights
+
+    def _resume(self) -> None:
+        state = self.folder.training(self.done)
+        self.samples = state["samples"]
+        if self.ema is not None and "mean" in state:  # otherwise the checkpoint holds the mean, and it is there already
+            self.ema.load(state["mean"])
+        with torch.no_grad():
+            for name, tensor in state.get("weights", {}).items():
+                if isinstance(self.optimizer, SplitWeights) and self.trained[name].dtype == torch.bfloat16:
+                    self.optimizer.adopt(self.trained[name], tensor)
+                else:
+                    self.trained[name].copy_(tensor)
+        self.optimizer.load_state_dict(state["optimizer"])
+        rank = self.accelerator.process_index
+        if rank < len(state["rng"]):
+            _set_rng(state["rng"][rank])
+        before, now = (as_mapping(one) for one in (read_settings(Recipe, self.folder.recipe), self.recipe))
+        changed = [f"{name}: {before[name]} -> {now[name]}" for name in now if before[name] != now[name]]
+        self.notes += [f"goes on from step {self.done}", *(f"changed since the start: {line}" for line in changed)]
+
+    # the run
+
+    def run(self) -> bool:
+        """Trains to the last step; False where it was interrupted, after a checkpoint."""
+        recipe = self.recipe
+        journal = Journal(
+            self.folder, self.accelerator, recipe.logging, steps=recipe.steps, done=self.done, batch=self.samples_a_step
+        )
+        for note in self.notes:
+            journal.say(note)
+        try:
+            with Interrupt() as interrupt:
+                return self._train(journal, interrupt)
+        except torch.cuda.OutOfMemoryError:
+            raise InputError(f"GPU out of memory at batch_size {recipe.batch_size}: {self._memory_advice()}") from None
+        finally:
+            journal.close()
+
+    def _train(self, journal: Journal, interrupt: Interrupt) -> bool:
+        recipe, losses = self.recipe, LossMeans(self.data.robots)
+        rank, world = self.accelerator.process_index, self.accelerator.num_processes
+        count = (recipe.steps - self.done) * recipe.accumulation
+        order = Order(recipe.batch_size, self.samples, count, rank, world)
+        loaded = zip(order, batches(self._mixture, order, recipe.loader), strict=True)
+        self.model.train()
+        while passes := list(islice(loaded, recipe.accumulation)):
+            rate = learning_rate(self.done, recipe.steps, recipe.optimizer)
+            loss, norm = self._step(passes, rate, losses)
+            journal.step(loss)
+            last = self.done == recipe.steps
+            if self.done % recipe.logging.every == 0 or last:
+                figures = losses.figures(self._added_up)
+                if not all(map(math.isfinite, figures.values())):
+                    raise InputError(f"step {self.done}: expected finite losses, found {figures}")
+                extra = {"lr": rate, "grad_norm": norm, "samples_per_s": journal.samples_per_s}
+                journal.figures(self.done, figures | extra)
+            stop = self._agreed(interrupt.asked)
+            if last or (recipe.evaluation.every and self.done % recipe.evaluation.every == 0 and not stop):
+                self._evaluate(journal)
+            if last or stop or self.done % recipe.saving.every == 0:
+                self.save()
+            if stop and not last:
+                journal.say(f"interrupted at step {self.done}; the same command goes on from there")
+                return False
+        return True
+
+    def _step(self, passes: Sequence[tuple[list[int], Batch]], rate: float, losses: LossMeans) -> tuple[float, float]:
+        """One step of the optimizer; the mean loss of this process and the gradient's length before clipping."""
+        found = []
+        for i, (numbers, batch) in enumerate(passes):
+            batch = batch.to(self.device)
+            noise = Noise.draw(self.recipe.loader.seed, numbers, self.network).to(self.device)
+            weights = torch.stack([self._slot_weights[name] for name in batch.datasets]).to(self.device)
+            waiting = self.accelerator.no_sync(self.model) if i + 1 < len(passes) else contextlib.nullcontext()
+            with waiting:
+                loss = self.model(batch, noise, weights)
+                self.accelerator.backward(loss.mean() / len(passes))
+            found.append(loss.detach())
+        most = self.recipe.optimizer.max_grad_norm or math.inf
+        norm: Any = self.accelerator.clip_grad_norm_(self.trained.values(), most)
+        *values, norm = torch.cat([*found, norm.detach().float().reshape(1)]).tolist()
+        seen = [(name, where) for _, batch in passes for name, where in zip(batch.datasets, batch.where, strict=True)]
+        self._check_finite(values, norm, [where for _, where in seen])
+        losses.add([name for name, _ in seen], values)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.done += 1
+        self.samples += self.samples_a_step
+        if self.ema is not None:
+            self.ema.update(self.done)
+        return sum(values) / len(values), norm
+
+    def _check_finite(self, losses: list[float], norm: float, where: list[str]) -> None:
+        bad = [place for loss, place in zip(losses, where, strict=True) if not math.isfinite(loss)]
+        if not bad and math.isfinite(norm):
+            return
+        what, places = ("loss", bad) if bad else (f"gradient, of length {norm},", where)
+        more = f" and {len(places) - LISTED} more" if len(places) > LISTED else ""
+        raise InputError(
+            f"step {self.done + 1}: expected a finite loss and gradient, found a {what} that is not one, of samples "
+            f"{', '.join(places[:LISTED])}{more}; weights were left as they were after step {self.done}"
+        )
+
+    def _agreed(self, asked: bool) -> bool:
+        """Whether any process was asked."""
+        if self.accelerator.num_processes == 1:
+            return asked
+        return bool(self._added_up(torch.tensor([float(asked)])).item())
+
+    def _added_up(self, sums: Tensor) -> Tensor:
+        """Over all processes."""
+        total: Any = self.accelerator.reduce(sums.to(self.device), "sum")
+        return total
+
+    def _memory_advice(self) -> str:
+        recipe = self.recipe
+        advice = [
+            "lower batch_size and raise accumulation" if recipe.batch_size > 1 else "",
+            "" if recipe.recompute else "recompute: true",
+            "" if recipe.optimizer.kind == "adamw8bit" else "optimizer.kind: adamw8bit",
+            "" if recipe.weights == "split" or recipe.precision == "fp32" else "weights: split",
+            "ema.device: cpu" if recipe.ema.decay and recipe.ema.device == "same" else "",
+            "" if recipe.lora.rank else "lora.rank: 16",
+        ]
+        return "in this order, " + "; ".join(line for line in advice if line)
+
+    # what comes out
+
+    def _evaluate(self, journal: Journal) -> None:
+        """Sampling errors of both parts of the data, with the weights that a checkpoint would hold."""
+        self.model.eval()
+        mean = self.ema.in_place() if self.ema is not None else contextlib.nullcontext()
+        with mean, torch.no_grad(), self.accelerator.autocast():
+            for part in PARTS:
+                if part == "train" or any(dataset.held_out for dataset in self.data.datasets):
+                    self._evaluate_part(part, journal)
+        self.model.train()
+
+    def _evaluate_part(self, part: str, journal: Journal) -> None:
+        settings, world = self.recipe.evaluation, self.accelerator.num_processes
+        mixture = self._mixture_of(part, plain=True)
+        size = min(settings.batch_size or self.recipe.batch_size, max(1, mixture.steps // world))
+        order = Order(size, 0, -(-settings.samples // (size * world)), self.accelerator.process_index, world)
+        loader = LoaderConfig(min(self.recipe.loader.workers, len(order)), self.recipe.loader.prefetch)
+        errors, drawn = SamplingErrors([dataset.name for dataset in self.data.datasets]), list[Curves]()
+        for numbers, batch in zip(order, batches(mixture, order, loader), strict=True):
+            batch = batch.to(self.device)
+            noise = Noise.draw(self.recipe.loader.seed, numbers, self.network).to(self.device)
+            predicted = self._objective.predict(batch, noise)
+            errors.add(Errors.of(predicted, batch), batch)
+            if len(drawn) < settings.curves:
+                drawn += curves(predicted, batch, self.data.robots, slots)
+        figures = errors.figures(part, self._added_up)
+        journal.figures(self.done, figures)
+        journal.say(f"step {self.done}: " + ", ".join(f"{name} {value:.4g}" for name, value in figures.items()))
+        if self.accelerator.is_main_process and settings.curves:
+            path = self.folder.pictures / f"step_{self.done:06d}_{part}.png"
+            draw_curves(drawn[: settings.curves], path, f"{part} at step {self.done}")
+            journal.picture(self.done, f"{part}/curves", path)
+
+    def save(self) -> None:
+        """A checkpoint of now, if there is none yet; older ones are pruned after it."""
+        rng = gather_object([_rng()])
+        if self.accelerator.is_main_process and self.done not in self.folder.steps():
+            state = {"samples": self.samples, "optimizer": self.optimizer.state_dict(), "rng": rng}
+            if self.ema is not None or self.recipe.lora.rank:
+                state["weights"] = {name: self._full(parameter).cpu() for name, parameter in self.trained.items()}
+            if self.ema is not None and self.recipe.lora.rank:
+                state["mean"] = self.ema.mean
+            self.folder.save(self.done, self._write_checkpoint, state)
+            self.folder.prune(self.recipe.saving)
+        self.accelerator.wait_for_everyone()
+
+    def weights(self) -> dict[str, Tensor]:
+        """What a checkpoint holds: float32 on the CPU, the mean where there is one, LoRA merged in."""
+        values = {name: self._full(p).cpu() for name, p in adapters.parameters(self.network).items()}
+        if self.ema is not None:
+            values |= {name: tensor.cpu() for name, tensor in self.ema.mean.items()}
+        return adapters.merged(self.network, values)
+
+    def _write_checkpoint(self, folder: Path) -> None:
+        save_checkpoint(
+            folder,
+            self.config,
+            self.weights(),
+            robot_text=self.data.robot_text,
+            statistics={dataset.name: dataset.statistics.to_json() for dataset in self.data.datasets},
+            instructions=self.data.instructions,
+        )
+
+
+class LossMeans:
+    """Losses of the steps since the last figures, by data set."""
+
+    def __init__(self, names: Iterable[str]) -> None:
+        self._sums = {name: [0.0, 0.0] for name in names}
+
+    def add(self, datasets: Sequence[str], losses: Sequence[float]) -> None:
+        """One loss a sample."""
+        for name, loss in zip(datasets, losses, strict=True):
+            self._sums[name][0] += loss
+            self._sums[name][1] += 1
+
+    def figures(self, added_up: Callable[[Tensor], Tensor]) -> dict[str, float]:
+        """Means, of all sets and of each; starts anew."""
+        sums = added_up(torch.tensor(list(self._sums.values()), dtype=torch.float64))
+        total = sums.sum(0)
+        found = {"loss": float(total[0] / total[1])}
+        for name, (loss, count) in zip(self._sums, sums.tolist(), strict=True):
+            if count:
+                found[f"loss/{name}"] = loss / count
+            self._sums[name] = [0.0, 0.0]
+        return found
+
+
+def _rng() -> dict[str, Tensor]:
+    state = {"cpu": torch.get_rng_state()}
+    return state | {"cuda": torch.cuda.get_rng_state()} if torch.cuda.is_available() else state
+
+
+def _set_rng(state: dict[str, Tensor]) -> None:
+    torch.set_rng_state(state["cpu"])
+    if "cuda" in state and torch.cuda.is_available():
+        torch.cuda.set_rng_state(state["cuda"])
