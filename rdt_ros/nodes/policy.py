@@ -158,10 +158,11 @@ class PolicyNode(LifecycleNode):
         if config.policy == "hold":
             return HoldPolicy(self._robot)
         if config.policy == "replay":
-            from rdt_ros.episodes.reader import EpisodeReader
+            from rdt_ros.episodes.motion import commanded_motion
 
-            with EpisodeReader(config.episode) as episode:
-                return TrajectoryPolicy(self._robot, episode.actions)
+            if not config.episode:
+                raise InputError("episode: expected a recorded episode to repeat, found nothing")
+            return TrajectoryPolicy(self._robot, commanded_motion(config.episode, self._robot))
         if config.policy == "rdt":
             policy, self._language = _make_rdt(config, self._robot)
             if self._language is not None:

@@ -72,6 +72,31 @@ def test_committed_rows_change_nothing_and_none_are_said_to_be_fixed():
         assert np.array_equal(chunk.rows, free.rows) and chunk.committed_rows == 0
 
 
+def test_an_observation_that_lacks_the_command_does_not_start_it_anew():
+    rows, policy = ramp(300), TrajectoryPolicy(ROBOT, ramp(300))
+    policy.step([observation(0, None)])
+    np.testing.assert_allclose(policy.step([observation(5, None)]).rows[0], rows[0], atol=1e-6)  # not moved yet
+    policy.step([observation(10, rows[9])])
+    np.testing.assert_allclose(policy.step([observation(20, None)]).rows[0], rows[21], atol=1e-6)
+    # an older one that has it tells of a robot that waited
+    history = [observation(29, rows[15]), observation(30, None)]
+    np.testing.assert_allclose(policy.step(history).rows[0], rows[18], atol=1e-6)
+
+
+def test_arms_that_are_away_go_to_the_first_row_slowly_and_grippers_at_once():
+    rows, arms = ramp(100) + 0.5, ~ROBOT.is_gripper
+    policy = TrajectoryPolicy(ROBOT, rows)
+    sent = policy.step([observation(0, None, np.where(arms, 0.0, 0.9))]).rows
+    begin = int(np.argmax((np.abs(sent - rows[0]) < 1e-6).all(axis=1)))
+    np.testing.assert_allclose(sent[begin:], rows[: 64 - begin], atol=1e-6)
+    np.testing.assert_allclose(sent[:begin, ~arms], 0.5, atol=1e-6)
+    strides = np.diff(sent[: begin + 1, arms], axis=0, prepend=np.zeros((1, arms.sum())))
+    slow = 0.25 * ROBOT.limits("velocity")[arms] * PERIOD_NS / 1e9
+    assert (strides > 0).all() and (strides <= slow + 1e-6).all() and strides.max() > 0.9 * slow.min()
+    # on the way it is found on the way
+    np.testing.assert_allclose(policy.step([observation(10, sent[9])]).rows[0], sent[11], atol=1e-6)
+
+
 @pytest.mark.parametrize("rows", [np.zeros((5, 13)), np.zeros((0, 14)), np.zeros(14)])
 def test_a_trajectory_of_another_robot_is_refused(rows):
     with pytest.raises(InputError, match="expected rows of 14 joints"):
