@@ -304,4 +304,4 @@ def _rounded(value: float | None) -> str:
 
 def main() -> None:
     """Runs the node."""
-    run_node(CameraSyncNode)
+    run_node(CameraSyncNode, many_messages=True)

@@ -35,6 +35,7 @@ from rdt_ros.robot.description import JointGroup, Robot, load_robot
 from rdt_ros.types import NS_PER_S, JointCommand
 
 STATE_PERIOD_S = 0.1
+CHANGE_PERIOD_S = 0.01  # a new state or epoch is told so soon
 WATCH_PERIOD_S = 1.0
 CATCH_UP_NS = NS_PER_S // 20  # of /clock; a longer jump is one tick, not a burst of commands
 COMMANDS = {"joint_state": JointState, "float64_multi_array": Float64MultiArray}
@@ -111,7 +112,7 @@ class ExecutorNode(Node):
         steady = RosClock(clock_type=ClockType.STEADY_TIME)
         self.create_timer(STATE_PERIOD_S, self._on_state_timer, clock=steady)
         self.create_timer(WATCH_PERIOD_S, self._watch, clock=steady)
-        self._changed = self.create_guard_condition(self._tell)
+        self.create_timer(CHANGE_PERIOD_S, self._tell_change, clock=steady)
 
     def _serve(self, name: str, action: Callable[[], str | None]) -> None:
         """A service that does `action` and answers with its refusal, if any."""
@@ -244,9 +245,6 @@ class ExecutorNode(Node):
         """The command of a tick, and the messages that carry it."""
         with self._lock:
             command = self._executor.tick(due_ns)
-            told = self._executor.state, self._executor.epoch
-        if told != self._told:
-            self._changed.trigger()
         return command, [] if command is None else self._messages(command)
 
     # Out
@@ -275,6 +273,12 @@ class ExecutorNode(Node):
                 self._enable_at_start = self._enable() is not None
             self._answer_due()
         self._tell()
+
+    def _tell_change(self) -> None:
+        with self._lock:
+            now = self._executor.state, self._executor.epoch
+        if now != self._told:
+            self._tell()
 
     def _tell(self) -> None:
         with self._lock:
@@ -350,4 +354,4 @@ def _state_msg(
 
 def main() -> None:
     """Runs the node."""
-    run_node(ExecutorNode)
+    run_node(ExecutorNode, many_messages=True)
