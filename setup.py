@@ -16,6 +16,7 @@ setup(
         ("share/rdt_ros/launch", glob("launch/*.launch.py")),
         ("share/rdt_ros/config", glob("config/*.*")),
         ("share/rdt_ros/config/robots", glob("config/robots/*.yaml")),
+        ("share/rdt_ros/config/finetune", glob("config/finetune/*.yaml")),
         ("bin", ["resource/rdt"]),
     ],
     python_requires=">=3.10",

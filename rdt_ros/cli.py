@@ -10,10 +10,22 @@ import sys
 from collections.abc import Sequence
 
 import rdt_ros
-from rdt_ros import bringup, checkpoint_command, encode, episodes_command, record_command, stats_command
+from rdt_ros import (
+    bringup,
+    checkpoint_command,
+    encode,
+    episodes_command,
+    eval_command,
+    finetune_command,
+    record_command,
+    stats_command,
+)
 from rdt_ros.errors import InputError
 
-BENCHES = ("dataset", "encode", "executor", "faults", "handover", "loading", "parity", "prefix", "recorder", "sync")
+BENCHES = (
+    "dataset", "encode", "executor", "faults", "finetune", "handover", "loading", "masters", "parity", "prefix",
+    "recorder", "step", "sync",
+)  # fmt: skip
 SERVICES = {
     "reset": "executor/reset_stop",
     "enable": "executor/enable",
@@ -60,6 +72,8 @@ def _parser() -> argparse.ArgumentParser:
     record_command.add_parser(commands)
     episodes_command.add_parser(commands)
     stats_command.add_parser(commands)
+    finetune_command.add_parser(commands)
+    eval_command.add_parser(commands)
     checkpoint_command.add_parser(commands)
     bench = commands.add_parser("bench", help="measure; the last line of output is one JSON object")
     bench.add_argument("what", choices=BENCHES)

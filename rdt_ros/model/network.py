@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from rdt_ros.model.config import ModelConfig, Norm
 
@@ -163,16 +164,21 @@ class FinalLayer(nn.Module):
         """
         fc1, fc2 = self.ffn_final.fc1, self.ffn_final.fc2
         hidden = F.gelu(fc1(self.norm_final(x)), approximate="tanh")
-        return F.linear(hidden.to(dtype), fc2.weight.to(dtype), fc2.bias.to(dtype))
+        with torch.autocast(x.device.type, enabled=False):
+            return F.linear(hidden.to(dtype), fc2.weight.to(dtype), fc2.bias.to(dtype))
 
 
 class RdtTransformer(nn.Module):
-    """Everything behind the adaptors, which all give the hidden size."""
+    """Everything behind the adaptors, which all give the hidden size.
+
+    With `recompute` a block's values are computed again for its gradient, instead of being kept.
+    """
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         width = config.hidden_size
         self.config = config
+        self.recompute = False
         self.x_pos_embed = nn.Parameter(torch.empty(1, config.horizon + 3, width))
         self.lang_cond_pos_embed = nn.Parameter(torch.empty(1, config.max_lang_cond_len, width))
         self.img_cond_pos_embed = nn.Parameter(torch.empty(1, config.img_cond_len, width))
@@ -204,7 +210,11 @@ class RdtTransformer(nn.Module):
         x = x + self.x_pos_embed
         for i, block in enumerate(self.blocks):
             lang = i % 2 == 0
-            x = block(x, conditions.lang if lang else conditions.img, conditions.lang_mask if lang else None)
+            condition, mask = (conditions.lang, conditions.lang_mask) if lang else (conditions.img, None)
+            if self.recompute and torch.is_grad_enabled():
+                x = checkpoint(block, x, condition, mask, use_reentrant=False)
+            else:
+                x = block(x, condition, mask)
         return self.final_layer(x, action_dtype)[:, -self.config.horizon :]
 
 

@@ -7,6 +7,7 @@ import json
 import threading
 import time
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -57,7 +58,16 @@ class PolicyConfig:
     action_dtype: str = option(
         "float32", choices=("float32", "model"), doc="for rdt: model rounds joint targets to bf16 as the reference does"
     )
-    backend: str = option("auto", choices=("auto", "eager"), doc="for rdt: how the network is computed")
+    backend: str = option(
+        "auto",
+        choices=("auto", "eager", "compile", "graph"),
+        doc="for rdt: how the network is computed (docs/speed.md); auto: compile on a GPU, else eager",
+    )
+    pictures: str = option(
+        "auto",
+        choices=("auto", "exact", "device"),
+        doc="for rdt: prepare pictures exactly as in training on the CPU, or on the device; auto: device on a GPU",
+    )
     episode: str = option("", doc="for replay: the recorded episode to repeat")
     instruction: str = option(
         "", doc="what the robot shall do: words, or a file of their embeddings; ~/set_instruction changes it"
@@ -113,7 +123,7 @@ class PolicyNode(LifecycleNode):
                 raise InputError(self._failure)
 
     def on_configure(self, _state: LifecycleState) -> TransitionCallbackReturn:
-        """Builds the policy, which may take long."""
+        """Builds the policy, which may take long, and tells how far it is; before it is ready nothing activates."""
         began = time.monotonic()
         try:
             self._policy = self._make_policy()
@@ -164,7 +174,7 @@ class PolicyNode(LifecycleNode):
                 raise InputError("episode: expected a recorded episode to repeat, found nothing")
             return TrajectoryPolicy(self._robot, commanded_motion(config.episode, self._robot))
         if config.policy == "rdt":
-            policy, self._language = _make_rdt(config, self._robot)
+            policy, self._language = _make_rdt(config, self._robot, self.get_logger().info)
             if self._language is not None:
                 self._instruction = self._language.instruction
             return policy
@@ -318,7 +328,9 @@ def _plan_state(robot: Robot, msg: ExecutorState) -> PlanState:
     )
 
 
-def _make_rdt(config: PolicyConfig, robot: Robot) -> tuple[Policy, Instructions | None]:
+def _make_rdt(
+    config: PolicyConfig, robot: Robot, progress: Callable[[str], object]
+) -> tuple[Policy, Instructions | None]:
     """The policy of the checkpoint, and what knows its instructions; None for an untrained one, which takes any."""
     if not config.checkpoint:
         raise InputError("checkpoint: expected a file, a folder, a Hub id or random:SIZE, found nothing")
@@ -346,6 +358,8 @@ def _make_rdt(config: PolicyConfig, robot: Robot) -> tuple[Policy, Instructions 
         language=language,
         seed=config.seed,
         action_dtype=config.action_dtype,
+        pictures=config.pictures,
+        progress=progress,
     )
     return policy, language
 

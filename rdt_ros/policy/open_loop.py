@@ -20,23 +20,38 @@ class OpenLoopError:
     chunks: int
 
 
-def open_loop_error(policy: Policy, episode: EpisodeReader, instruction: str, chunks: int) -> OpenLoopError:
-    """Compares chunks from Observations spread over the episode with its actions.
+@dataclass(frozen=True, eq=False)
+class ComparedChunk:
+    """Rows (T, J) from a step on, as far as the episode covers them: rad or opening."""
+
+    step: int
+    predicted: np.ndarray
+    recorded: np.ndarray
+
+
+def compared_chunks(policy: Policy, episode: EpisodeReader, instruction: str, chunks: int) -> list[ComparedChunk]:
+    """Chunks from Observations spread over the episode beside its actions.
 
     Row k of the chunk from step t is due when `actions[t + k]` was. The first Observation has none before it.
     """
     if len(episode) < 2:
         raise InputError(f"{episode.path}: expected at least 2 steps, found {len(episode)}")
-    errors = []
+    found = []
     steps = np.unique(np.linspace(1, len(episode) - 1, chunks).round().astype(int))
     for step in steps.tolist():
         history = [episode.observation(step - 1), episode.observation(step)]
         rows = policy.step(history, instruction=instruction).rows
         done = episode.actions[step : step + len(rows)]
-        errors.append(rows[: len(done)] - done)
-    squares = np.concatenate(errors).astype(float) ** 2
+        found.append(ComparedChunk(step, rows[: len(done)], done))
+    return found
+
+
+def open_loop_error(policy: Policy, episode: EpisodeReader, instruction: str, chunks: int) -> OpenLoopError:
+    """The error of `compared_chunks`, arms and grippers apart."""
+    compared = compared_chunks(policy, episode, instruction, chunks)
+    squares = np.concatenate([chunk.predicted - chunk.recorded for chunk in compared]).astype(float) ** 2
     is_gripper = episode.robot.is_gripper
-    return OpenLoopError(_root_mean(squares[:, ~is_gripper]), _root_mean(squares[:, is_gripper]), len(steps))
+    return OpenLoopError(_root_mean(squares[:, ~is_gripper]), _root_mean(squares[:, is_gripper]), len(compared))
 
 
 def _root_mean(squares: np.ndarray) -> float:

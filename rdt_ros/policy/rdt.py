@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,28 +16,39 @@ from torch.nn.utils.rnn import pad_sequence
 from rdt_ros.errors import InputError
 from rdt_ros.model.checkpoint import Checkpoint, open_checkpoint
 from rdt_ros.model.config import SO400M, ModelConfig, model_size
+from rdt_ros.model.fast.encoder import PICTURES
+from rdt_ros.model.fast.stage import FastOptions, check_backend
+from rdt_ros.model.fast.step import FastStep
 from rdt_ros.model.language import HashedWords, LanguageEncoder
 from rdt_ros.model.network import RdtNetwork
 from rdt_ros.model.preprocess import prepare_pictures
 from rdt_ros.model.sampler import Prefix, action_type, sample
 from rdt_ros.model.store import InstructionStore
 from rdt_ros.model.vision import SiglipEncoder, VisionEncoder
-from rdt_ros.robot.description import Robot, load_robot
+from rdt_ros.robot.description import CAMERA_ROLES, Robot, load_robot
 from rdt_ros.robot.vector import SLOTS
 from rdt_ros.types import NS_PER_S, ActionChunk, Observation
 
 UNTRAINED_OUTPUT_STD = 0.02  # of the last Linear's random weights
 UNTRAINED = "random:"  # before a size, in place of a checkpoint
-BACKENDS = ("auto", "eager")
 HUB_ENCODERS = {SO400M: f"google/{SO400M}"}
 
 
+def _silent(_text: str) -> None:
+    """Progress that nobody asked for."""
+
+
 class RdtPolicy:
-    """A network with its encoders, for one robot. Nothing changes between steps.
+    """A network with its encoders, for one robot. A chunk does not depend on the steps before; one thread at a time.
 
     The encoders stand on `device` already; the network is moved there. `instruction` is followed where a step is
     given none. `action_dtype` "float32" keeps actions exact whatever the network's type; "model" rounds them to it
     in every solver step, as the reference does.
+
+    Backends (docs/speed.md): "eager" runs the plain network; "graph" replays recorded CUDA graphs; "compile" also
+    compiles what lies between the matrix products; "auto" is compile on CUDA and eager elsewhere; or the choices
+    themselves. The fast ones prepare when the policy is made, and tell `progress`. `pictures` "exact" prepares pictures
+    on the CPU as training does, "device" on the GPU; "auto" is device where there is a GPU and a fast backend.
     """
 
     def __init__(
@@ -50,6 +62,9 @@ class RdtPolicy:
         device: str | torch.device = "cpu",
         instruction: str | None = None,
         action_dtype: str = "float32",
+        backend: str | FastOptions = "eager",
+        pictures: str = "auto",
+        progress: Callable[[str], object] = _silent,
     ) -> None:
         config = network.config
         found = (vision.patches, vision.width, language.width)
@@ -63,12 +78,28 @@ class RdtPolicy:
         self.instruction = instruction
         self._network = network.to(device).eval().requires_grad_(False)
         self._vision = vision
-        self._language = language
+        self.language = language
         self._seed = seed
         self._device = torch.device(device)
         self._action_dtype = action_type(action_dtype, network.dtype)
         # The slots of its joint positions: what the network is told, and what it is asked for.
         self._slots = [SLOTS[channel] for channel in robot.channels]
+        self._columns = torch.tensor(self._slots, device=self._device)
+        self._followed: str | None = None  # whose tokens the fast step has
+        options = _fast_options(backend, self._device)
+        pictures = _pictures(pictures, self._device, options)
+        self.fast: FastStep | None = None
+        if options is not None:
+            self.fast = FastStep(
+                self._network,
+                vision,
+                device=self._device,
+                rate_hz=robot.control_rate_hz,
+                action_dtype=self._action_dtype,
+                pictures=pictures,
+                options=options,
+                report=progress,
+            )
 
     @classmethod
     def from_checkpoint(
@@ -76,7 +107,7 @@ class RdtPolicy:
         path_or_id: str | Path | Checkpoint,
         robot: Robot | str | None = None,
         device: str | torch.device = "auto",
-        backend: str = "auto",
+        backend: str | FastOptions = "auto",
         *,
         dtype: torch.dtype | None = None,
         vision: VisionEncoder | str | None = None,
@@ -84,25 +115,29 @@ class RdtPolicy:
         instruction: str | None = None,
         seed: int = 0,
         action_dtype: str = "float32",
+        pictures: str = "auto",
+        progress: Callable[[str], object] = _silent,
     ) -> RdtPolicy:
         """The policy of a checkpoint of any form (docs/checkpoints.md) or opened, or untrained for `random:SIZE`.
 
         What is None comes with the checkpoint: the robot, the instructions; the vision encoder is the one of its
         config from the Hub, `vision` may be a folder or an id. `device` "auto" takes a GPU where there is one;
-        `dtype` None is bf16 there and float32 on the CPU. Of backends there is "eager", which "auto" takes.
+        `dtype` None is bf16 there and float32 on the CPU. It is ready when this returns.
         """
-        if backend not in BACKENDS:
-            raise InputError(f"backend: expected one of {', '.join(BACKENDS)}, found {backend!r}")
         robot = load_robot(robot) if isinstance(robot, str) else robot
         if str(device) == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
         device = torch.device(device)
+        _pictures(pictures, device, _fast_options(backend, device))  # refused before anything is loaded
         dtype = dtype or (torch.float32 if device.type == "cpu" else torch.bfloat16)
         settings: dict[str, Any] = {
             "seed": seed,
             "device": device,
             "instruction": instruction,
             "action_dtype": action_dtype,
+            "backend": backend,
+            "pictures": pictures,
+            "progress": progress,
         }
         if isinstance(path_or_id, str) and path_or_id.startswith(UNTRAINED):
             if robot is None:
@@ -111,6 +146,7 @@ class RdtPolicy:
         checkpoint = path_or_id if isinstance(path_or_id, Checkpoint) else open_checkpoint(path_or_id)
         robot = checkpoint.robot_for(robot)
         # The network comes last: it is the one that takes time.
+        progress(f"loading {checkpoint.path}")
         language = _language(checkpoint, language)
         vision = _vision(checkpoint.config, vision, device, dtype)
         return cls(robot, checkpoint.network(device, dtype), vision, language, **settings)
@@ -124,32 +160,31 @@ class RdtPolicy:
         seed: int = 0,
         device: str | torch.device = "cpu",
         dtype: torch.dtype = torch.float32,
-        instruction: str | None = None,
-        action_dtype: str = "float32",
+        **settings: Any,
     ) -> RdtPolicy:
         """An untrained policy of a size in MODEL_SIZES; the seed decides its weights and its noise.
 
         Its weights are the initial ones except for the last Linear, which starts at zero: a policy that answers
-        zero whatever it sees would hide every wiring fault.
+        zero whatever it sees would hide every wiring fault. They are drawn on the device, each kind its own numbers.
+        `settings` are those of the class.
         """
         config = model_size(size)
         device = torch.device(device)
-        with torch.random.fork_rng(devices=[]):
+        drawn_in = dtype if device.type == "cuda" else torch.float32  # twice the memory for a moment is much there
+        with torch.random.fork_rng([device] if device.type == "cuda" else []), device, default_type(drawn_in):
             torch.default_generator.manual_seed(seed)
+            if device.type == "cuda":
+                torch.cuda.manual_seed(seed)
             network = RdtNetwork(config)
             nn.init.normal_(network.model.final_layer.ffn_final.fc2.weight, std=UNTRAINED_OUTPUT_STD)
             vision = SiglipEncoder.random(config.vision).to(device, dtype)
         language = HashedWords(config.lang_token_dim)
-        return cls(
-            robot,
-            network.to(dtype),
-            vision,
-            language,
-            seed=seed,
-            device=device,
-            instruction=instruction,
-            action_dtype=action_dtype,
-        )
+        return cls(robot, network.to(dtype), vision, language, seed=seed, device=device, **settings)
+
+    @property
+    def parts(self) -> tuple[RdtNetwork, VisionEncoder]:
+        """The plain network and encoder, whose weights the fast step shares."""
+        return self._network, self._vision
 
     def reset(self) -> None:
         """Nothing to forget: a chunk depends on its Observations alone."""
@@ -194,17 +229,13 @@ class RdtPolicy:
         given = self._committed(committed or [None] * len(histories))
         if len(given) != len(histories):
             raise InputError(f"committed rows: expected {len(histories)} sets, one a history, found {len(given)}")
+        if self.fast is not None:
+            self.fast.begin(self._both_moments(histories[0]))  # decodes while the rest is made ready
         current = [history[-1] for history in histories]
-        state, mask = self._states_and_mask(current)
-        conditions = self._network.encode_conditions(
-            *self._language_tokens(texts),
-            self._picture_tokens(histories),
-            mask,
-            torch.tensor([self.robot.control_rate_hz] * len(histories), device=self._device),
-        )
+        state = self._states(current)
         noise = self._noise([observation.stamp_ns for observation in current], noise, generator)
-        actions = sample(self._network, conditions, state, noise, self._action_dtype, self._prefix(given, mask[0, 0]))
-        rows = actions[:, :, self._slots].float().cpu().numpy()
+        chunks = self._plain_chunks if self.fast is None else self._fast_chunks
+        rows = chunks(histories, texts, state, noise, given).float().cpu().numpy()
         inference_s = time.perf_counter() - start_s
         return [
             ActionChunk(
@@ -221,16 +252,66 @@ class RdtPolicy:
             for observation, chunk, text, fixed in zip(current, rows, texts, given, strict=True)
         ]
 
+    @torch.inference_mode()
+    def see(self, observation: Observation) -> None:
+        """Encodes the pictures of an Observation that may be the older one of a step; without a fast step nothing."""
+        if self.fast is not None:
+            self.fast.see(self._jpegs(observation))
+
+    def _plain_chunks(
+        self,
+        histories: Sequence[Sequence[Observation]],
+        texts: Sequence[str | None],
+        state: Tensor,
+        noise: Tensor,
+        committed: Sequence[np.ndarray],
+    ) -> Tensor:
+        """Rows (B, T, J) by the plain network, all at once."""
+        mask = self._mask().expand(len(histories), 1, -1)
+        conditions = self._network.encode_conditions(
+            *self._language_tokens(texts),
+            self._picture_tokens(histories),
+            mask.to(self._device),
+            torch.tensor([self.robot.control_rate_hz] * len(histories), device=self._device),
+        )
+        prefix = self._prefix(committed)
+        actions = sample(self._network, conditions, state, noise, self._action_dtype, prefix)
+        return actions.index_select(2, self._columns)
+
+    def _fast_chunks(
+        self,
+        histories: Sequence[Sequence[Observation]],
+        texts: Sequence[str | None],
+        state: Tensor,
+        noise: Tensor,
+        committed: Sequence[np.ndarray],
+    ) -> Tensor:
+        """Rows (B, T, J) by the fast step, one after the other."""
+        assert self.fast is not None
+        chunks = []
+        for i, (history, text) in enumerate(zip(histories, texts, strict=True)):
+            if text is None or text != self._followed:
+                self.fast.follow(self._tokens(text))
+                self._followed = text
+            prefix = self._prefix(committed[i : i + 1])
+            actions = self.fast.sample(
+                self._both_moments(history), state[i : i + 1], self._mask(), noise[i : i + 1], prefix
+            )
+            chunks.append(actions.index_select(2, self._columns))
+        return torch.cat(chunks)
+
+    def _tokens(self, text: str | None) -> Tensor:
+        """Tokens (L, width) of an instruction."""
+        if not text or not text.strip():
+            raise InputError(f"instruction: expected a text, found {text!r}")
+        tokens, longest = self.language.tokens(text), self._network.config.max_lang_cond_len
+        if len(tokens) > longest:
+            raise InputError(f"instruction: expected at most {longest} tokens, found {len(tokens)}")
+        return tokens.to(self._device, self._network.dtype)
+
     def _language_tokens(self, texts: Sequence[str | None]) -> tuple[Tensor, Tensor]:
         """Tokens (B, L, width), the shorter ones filled up with zeros, and their mask (B, L), True where there are."""
-        tokens = []
-        longest = self._network.config.max_lang_cond_len
-        for text in texts:
-            if not text or not text.strip():
-                raise InputError(f"instruction: expected a text, found {text!r}")
-            tokens.append(self._language.tokens(text).to(self._device, self._network.dtype))
-            if len(tokens[-1]) > longest:
-                raise InputError(f"instruction: expected at most {longest} tokens, found {len(tokens[-1])}")
+        tokens = [self._tokens(text) for text in texts]
         lengths = torch.tensor([[len(rows)] for rows in tokens], device=self._device)
         padded = pad_sequence(tokens, batch_first=True)
         return padded, torch.arange(padded.shape[1], device=self._device) < lengths
@@ -252,14 +333,27 @@ class RdtPolicy:
         pictures = {camera.role: observation.picture(camera.name) for camera in self.robot.cameras}
         return {role: picture.jpeg for role, picture in pictures.items() if picture is not None}
 
-    def _states_and_mask(self, observations: Sequence[Observation]) -> tuple[Tensor, Tensor]:
-        """Measured positions at their slots (B, 1, 128), and 1 at those slots (B, 1, 128)."""
-        vectors = torch.zeros(2, len(observations), 1, self._network.config.action_dim)
+    def _jpegs(self, observation: Observation | None) -> list[bytes | None]:
+        """A moment's pictures in the network's order."""
+        by_role = self._jpegs_by_role(observation)
+        return [by_role.get(role) for role in CAMERA_ROLES]
+
+    def _both_moments(self, history: Sequence[Observation]) -> list[bytes | None]:
+        """The six pictures of a step in the network's order."""
+        return [*self._jpegs(previous_observation(history, self.robot.period_ns)), *self._jpegs(history[-1])]
+
+    def _states(self, observations: Sequence[Observation]) -> Tensor:
+        """Measured positions at their slots (B, 1, 128)."""
+        states = torch.zeros(len(observations), 1, self._network.config.action_dim)
         for i, observation in enumerate(observations):
-            vectors[0, i, 0, self._slots] = torch.from_numpy(self._measured(observation))
-        vectors[1, :, :, self._slots] = 1
-        states, mask = vectors.to(self._device)
-        return states, mask
+            states[i, 0, self._slots] = torch.from_numpy(self._measured(observation))
+        return states.to(self._device)
+
+    def _mask(self) -> Tensor:
+        """(1, 1, 128) on the CPU: 1 at the robot's slots."""
+        mask = torch.zeros(1, 1, self._network.config.action_dim)
+        mask[..., self._slots] = 1
+        return mask
 
     def _measured(self, observation: Observation) -> np.ndarray:
         """(J,) float32, all finite."""
@@ -299,17 +393,19 @@ class RdtPolicy:
             checked.append(rows)
         return checked
 
-    def _prefix(self, committed: Sequence[np.ndarray], slots: Tensor) -> Prefix | None:
-        """The rows (K, J) of each history for the sampler; `slots` (128,) is 1 at the robot's."""
+    def _prefix(self, committed: Sequence[np.ndarray]) -> Prefix | None:
+        """The rows (K, J) of each history for the sampler."""
         if not any(len(rows) for rows in committed):
             return None
+        slots = self._mask()[0, 0]
         vectors = [torch.zeros(len(rows), len(slots)) for rows in committed]
         for vector, rows in zip(vectors, committed, strict=True):
             vector[:, self._slots] = torch.from_numpy(rows)
         fading = slots.clone()
         # A gripper's new opening holds at once: one drawn towards the old one would grasp or let go too late.
         fading[[slot for slot, is_gripper in zip(self._slots, self.robot.is_gripper, strict=True) if is_gripper]] = 0
-        return Prefix.of([vector.to(self._device) for vector in vectors], slots, fading, self._network.config.horizon)
+        prefix = Prefix.of(vectors, slots, fading, self._network.config.horizon)
+        return Prefix(*(tensor.to(self._device) for tensor in (prefix.rows, prefix.weights, prefix.source)))
 
     def _noise(self, stamps_ns: Sequence[int], noise: Tensor | None, generator: torch.Generator | None) -> Tensor:
         """(B, T, 128) float32; without a generator drawn on the CPU, so that every device gets the same."""
@@ -326,6 +422,36 @@ class RdtPolicy:
         if tuple(noise.shape) != shape:
             raise InputError(f"noise: expected shape {shape}, found {tuple(noise.shape)}")
         return noise.to(self._device, torch.float32)
+
+
+@contextlib.contextmanager
+def default_type(dtype: torch.dtype) -> Iterator[None]:
+    """New parameters are of this type."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
+
+
+def _fast_options(backend: str | FastOptions, device: torch.device) -> FastOptions | None:
+    """None for the plain network; InputError for a backend that the device does not have."""
+    if isinstance(backend, FastOptions):
+        return backend
+    backend = check_backend(backend, device)
+    return None if backend == "eager" else FastOptions(compiled=backend == "compile")
+
+
+def _pictures(setting: str, device: torch.device, options: FastOptions | None) -> str:
+    """Where pictures are prepared: "exact" or "device"."""
+    if setting not in PICTURES:
+        raise InputError(f"pictures: expected one of {', '.join(PICTURES)}, found {setting!r}")
+    if setting == "device" and options is None:
+        raise InputError("pictures: expected auto or exact with backend eager, found 'device'")
+    if setting == "auto":
+        return "device" if options is not None and device.type == "cuda" else "exact"
+    return setting
 
 
 def previous_observation(history: Sequence[Observation], period_ns: int) -> Observation | None:

@@ -29,7 +29,7 @@ def add_adapters(network: RdtNetwork, config: LoraConfig) -> None:
             raise InputError(f"lora.targets: expected some of {', '.join(sorted(set(names)))}, found {target!r}")
     settings = peft.LoraConfig(
         r=config.rank,
-        lora_alpha=config.alpha or 2 * config.rank,
+        lora_alpha=round(config.alpha) or 2 * config.rank,
         lora_dropout=config.dropout,
         # The last Linear is computed by its weight alone, in float32: no matrices there.
         target_modules=rf"model\.blocks\..*\.({'|'.join(config.targets)})",
@@ -37,8 +37,8 @@ def add_adapters(network: RdtNetwork, config: LoraConfig) -> None:
     peft.inject_adapter_in_model(settings, network)
     for name in matching(network, config.train_also, "lora.train_also"):
         parameters(network)[name].requires_grad_(True)
-    for name, parameter in network.named_parameters():
-        if ADAPTER in name:
+    for parameter in network.parameters():
+        if parameter.requires_grad:  # what is trained is float32, whatever stands still
             parameter.data = parameter.data.float()
 
 

@@ -53,7 +53,10 @@ class FineTuning:
         # Weights in halves are bfloat16 for the network: nothing is left to cast.
         casting = "bf16" if recipe.precision == "bf16" and recipe.weights == "float32" else "no"
         self.accelerator = Accelerator(
-            cpu=cpu, mixed_precision=casting, log_with=trackers(recipe.logging) or None, project_dir=str(self.folder.tracker)
+            cpu=cpu,
+            mixed_precision=casting,
+            log_with=trackers(recipe.logging) or None,
+            project_dir=str(self.folder.tracker),
         )
         if self.accelerator.distributed_type not in SUPPORTED:
             raise InputError(
@@ -95,9 +98,9 @@ class FineTuning:
         check_robots(recipe, self._start, self.data.datasets)
         self.notes += [str(dataset) for dataset in self.data.datasets]
         self.vision = vision_encoder(recipe, self.config, self.folder.vision)
+        self.accelerator.wait_for_everyone()  # nobody looks for the folder any more, which is about to be written
         if recipe.vision == "random" and self.accelerator.is_main_process and not self.folder.vision.is_dir():
             self.vision.tower.save_pretrained(self.folder.vision)
-        self.accelerator.wait_for_everyone()
         self.vision.to(self.device, torch.bfloat16 if recipe.precision == "bf16" else torch.float32)
         self._mixture = self._mixture_of("train", plain=False)
         # Each slot's weight in the loss: a mean over all slots, or over those of the sample's robot.
@@ -131,8 +134,9 @@ class FineTuning:
             self._weights = random_weights(self.config, recipe.loader.seed)
         dtype = torch.bfloat16 if recipe.weights == "split" or recipe.lora.rank else torch.float32
         dtype = dtype if recipe.precision == "bf16" else torch.float32
-        # Copies: a mapping of a file has another alignment, and kernels then another last digit.
-        weights = {name: tensor.clone() for name, tensor in self._weights.items()}
+        weights = self._weights
+        if self.device.type == "cpu":  # a mapping of a file has another alignment, and kernels then another last digit
+            weights = {name: tensor.clone() for name, tensor in weights.items()}
         self.network: RdtNetwork = load_network(self.config, weights, self.device, dtype)
         if recipe.lora.rank:
             adapters.add_adapters(self.network, recipe.lora)
@@ -221,15 +225,13 @@ class FineTuning:
             last = self.done == recipe.steps
             if self.done % recipe.logging.every == 0 or last:
                 figures = losses.figures(self._added_up)
-                if not all(map(math.isfinite, figures.values())):
-                    raise InputError(f"step {self.done}: expected finite losses, found {figures}")
                 extra = {"lr": rate, "grad_norm": norm, "samples_per_s": journal.samples_per_s}
                 journal.figures(self.done, figures | extra)
             stop = self._agreed(interrupt.asked)
-            if last or (recipe.evaluation.every and self.done % recipe.evaluation.every == 0 and not stop):
-                self._evaluate(journal)
             if last or stop or self.done % recipe.saving.every == 0:
                 self.save()
+            if last or (recipe.evaluation.every and self.done % recipe.evaluation.every == 0 and not stop):
+                self._evaluate(journal)
             if stop and not last:
                 journal.say(f"interrupted at step {self.done}; the same command goes on from there")
                 return False

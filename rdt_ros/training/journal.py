@@ -9,9 +9,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import cv2
+import numpy as np
 import torch
 from accelerate import Accelerator
+from PIL import Image
 from tqdm import tqdm
 
 from rdt_ros.errors import InputError
@@ -69,11 +70,12 @@ class Journal:
 
     def picture(self, step: int, name: str, path: Path) -> None:
         """Adds a picture that was written to a file."""
-        rgb = cv2.cvtColor(cv2.imread(str(path)), cv2.COLOR_BGR2RGB)
+        rgb = np.asarray(Image.open(path).convert("RGB"))
         for tracker in self._accelerator.trackers:
             log_images: Any = getattr(tracker, "log_images", None)
             if log_images is not None:
-                log_images({name: rgb[None]}, step=step)
+                layout = {"dataformats": "NHWC"} if tracker.name == "tensorboard" else {}
+                log_images({name: rgb[None]}, step=step, **layout)
 
     def say(self, text: str) -> None:
         """A line above the progress bar."""

@@ -102,12 +102,14 @@ def test_steps_in_float32_are_those_of_the_reference(reference: Reference, weigh
         assert apart[..., parity.GRIPPERS].max() < TOLERANCE * parity.COMMAND_GRIPPER  # in command units
 
 
+@pytest.mark.slow
 def test_rounded_steps_in_bf16_are_those_of_the_reference(reference: Reference, weights: Path):
     for ours, theirs in steps(reference, weights, torch.bfloat16, "model"):
         ulp = ULP * torch.exp2(theirs.abs().clamp_min(1e-30).log2().floor())
         assert ((ours - theirs).abs() <= ulp).all()
 
 
+@pytest.mark.slow
 def test_unrounded_steps_in_bf16_differ_by_the_rounding(reference: Reference, weights: Path):
     for ours, theirs in steps(reference, weights, torch.bfloat16, "float32"):
         assert torch.equal(theirs, theirs.bfloat16().float())
@@ -127,6 +129,7 @@ def test_the_reference_loads_what_we_save(save: Any, reference: Reference, tmp_p
     assert all(torch.equal(loaded[key], tensor) for key, tensor in network.state_dict().items())
 
 
+@pytest.mark.slow
 def test_the_bench_prints_its_figures(reference: Reference, capsys: pytest.CaptureFixture[str]):
     assert parity.main(["--size", "tiny", "--device", "cpu", "--inputs", "2"]) == 0
 

@@ -124,7 +124,9 @@ def test_what_a_policy_cannot_be_made_of_is_refused(checkpoint: Path, network: R
     save_checkpoint(tmp_path / "bare", CONFIG, network.state_dict())
     bare = tmp_path / "bare"
 
-    assert refused(checkpoint, backend="compiled") == "backend: expected one of auto, eager, found 'compiled'"
+    assert refused(checkpoint, backend="compiled") == (
+        "backend: expected one of auto, eager, compile, graph, found 'compiled'"
+    )
     assert "expected one of float32, model, found 'bf16'" in refused(
         "random:tiny", "sim_aloha", action_dtype="bf16", instruction=TEXT
     )

@@ -97,7 +97,7 @@ def test_velocity_and_effort_are_joined_where_both_arms_give_them(desk: Desk) ->
 
 
 def test_base_and_poses_belong_to_the_set_where_the_robot_has_them(robot: Robot) -> None:
-    desk = Desk(replace(robot, base=Base("odom", None, (1, 1, 1)), poses=(Pose("left", "left/pose", ()),)))
+    desk = Desk(replace(robot, base=Base("odom", None, (1, 1, 1), (0, 0, 0)), poses=(Pose("left", "left/pose", ()),)))
     desk.put_all(40)
     desk.put("base/odometry", 40)
     assert desk.ticks == []

@@ -1,0 +1,121 @@
+"""How the work on static buffers is run: as it is, with its small operations compiled, or recorded as CUDA graphs."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+
+from rdt_ros.errors import InputError
+
+BACKENDS = ("auto", "eager", "compile", "graph")
+WARM_UPS = 2  # runs before recording: libraries load their kernels and torch.compile compiles
+SHAPES_COMPILED = 64  # of one function, all policies of a process together
+CACHE_VARIABLE = "TORCHINDUCTOR_CACHE_DIR"
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+@dataclass(frozen=True)
+class FastOptions:
+    """Choices between ways to the same answer; the defaults are those measured fastest (docs/speed.md)."""
+
+    compiled: bool = True  # the operations between two matrix products become one kernel
+    splits: int = 2  # parts of the inner axis that a small matrix product is cut into, so that all processors read
+    picture_attention: str = "flash"  # kernel of the attention to pictures; "auto" is torch's own choice
+    tower_attention: str = "auto"  # kernel of SigLIP's attention
+    overlap: bool = True  # keys and values of the pictures are computed while the first solver step runs
+
+
+def check_backend(backend: str, device: torch.device) -> str:
+    """The backend that a setting means on a device; InputError where it cannot run there."""
+    if backend not in BACKENDS:
+        raise InputError(f"backend: expected one of {', '.join(BACKENDS)}, found {backend!r}")
+    cuda = device.type == "cuda"
+    if backend == "auto":
+        return "compile" if cuda else "eager"
+    if backend == "graph" and not cuda:
+        raise InputError(
+            f"backend: expected eager or compile on {device.type}, found 'graph', which records CUDA graphs"
+        )
+    if backend == "compile" and not cuda and not (shutil.which("c++") or shutil.which("g++")):
+        raise InputError("backend: expected a C++ compiler (g++) for 'compile' on the CPU, found none")
+    return backend
+
+
+def compile_cache() -> Path:
+    """Where compiled kernels are kept between runs: the user's cache unless torch's own variable says otherwise."""
+    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return Path(os.environ.setdefault(CACHE_VARIABLE, str(home / "rdt_ros" / "inductor")))
+
+
+class Stage:
+    """A function of static buffers: called as it is until it is recorded, then replayed."""
+
+    def __init__(self, function: Callable[[], object]) -> None:
+        self._function = function
+        self._graph: torch.cuda.CUDAGraph | None = None
+
+    def __call__(self) -> None:
+        """Does the work, on the GPU without waiting for it."""
+        if self._graph is None:
+            self._function()
+        else:
+            self._graph.replay()
+
+    def record(self, pool: Any, stream: torch.cuda.Stream) -> None:
+        """Records it as a CUDA graph, whose temporary memory comes from `pool`."""
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            for _ in range(WARM_UPS):
+                self._function()
+        torch.cuda.current_stream().wait_stream(stream)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, pool=pool, stream=stream, capture_error_mode="thread_local"):
+            self._function()
+        self._graph = graph
+
+
+class Recorder:
+    """Makes stages that share one pool of temporary memory: on a GPU they are recorded, elsewhere run as they are."""
+
+    def __init__(self, device: torch.device, options: FastOptions) -> None:
+        self.device = device
+        self.options = options
+        cuda = device.type == "cuda"
+        self._pool = torch.cuda.graph_pool_handle() if cuda else None
+        # Before all that runs beside it: what a stage forks off fills the gaps.
+        self._stream = torch.cuda.Stream(device, priority=-1) if cuda else None
+        if options.compiled:
+            compile_cache()
+
+    def compiled(self, function: Function) -> Function:
+        """The function as one kernel for each set of shapes, or itself where nothing is compiled."""
+        if not self.options.compiled:
+            return function
+        return torch.compile(function, dynamic=False, fullgraph=True)  # type: ignore[return-value]
+
+    def stage(self, function: Callable[[], object]) -> Stage:
+        """A stage that is ready to run fast."""
+        stage = Stage(function)
+        if self._stream is not None:
+            with _many_shapes(self.options.compiled):
+                stage.record(self._pool, self._stream)
+        elif self.options.compiled:
+            with _many_shapes(True):
+                function()
+        return stage
+
+
+def _many_shapes(compiled: bool) -> Any:
+    """Lets torch.compile make a kernel for more shapes than it takes for a mistake."""
+    if not compiled:
+        return contextlib.nullcontext()
+    import torch._dynamo  # slow to import, and not needed where nothing is compiled
+
+    return torch._dynamo.config.patch(recompile_limit=SHAPES_COMPILED)
