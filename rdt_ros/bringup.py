@@ -171,8 +171,11 @@ def environment(domain: str = "") -> dict[str, str]:
         switch, local = "ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST"
     chosen = os.environ.get(switch, local)
     variable = "FASTRTPS_DEFAULT_PROFILES_FILE" if distribution in FAST_DDS_2 else "FASTDDS_DEFAULT_PROFILES_FILE"
-    profile = share_dir() / "config" / ("fastdds_local.xml" if chosen == local else "fastdds.xml")
-    result = {switch: chosen, variable: os.environ.get(variable, str(profile)), "PYTHONUNBUFFERED": "1"}
+    profiles = [str(share_dir() / "config" / name) for name in ("fastdds.xml", "fastdds_local.xml")]
+    profile = os.environ.get(variable, "")
+    if profile in ("", *profiles):  # one of ours may be inherited from a process with another range
+        profile = profiles[chosen == local]
+    result = {switch: chosen, variable: profile, "PYTHONUNBUFFERED": "1"}
     if domain:
         result["ROS_DOMAIN_ID"] = domain
     return result

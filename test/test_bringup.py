@@ -40,6 +40,19 @@ def test_sim_true_adds_the_simulator_and_changes_robot_clock_and_place_alone():
     assert sim.notes == ("the arms do not move until you type: rdt enable --domain 77 --namespace sim",)
 
 
+def test_the_profile_follows_the_range_unless_it_is_the_users_own(monkeypatch):
+    monkeypatch.setenv("ROS_DISTRO", "jazzy")
+    for name in ("FASTRTPS_DEFAULT_PROFILES_FILE", "ROS_AUTOMATIC_DISCOVERY_RANGE"):
+        monkeypatch.delenv(name, raising=False)
+    local = bringup.environment()
+    assert local["FASTRTPS_DEFAULT_PROFILES_FILE"].endswith("fastdds_local.xml")
+    monkeypatch.setenv("FASTRTPS_DEFAULT_PROFILES_FILE", local["FASTRTPS_DEFAULT_PROFILES_FILE"])
+    monkeypatch.setenv("ROS_AUTOMATIC_DISCOVERY_RANGE", "SUBNET")
+    assert bringup.environment()["FASTRTPS_DEFAULT_PROFILES_FILE"].endswith("fastdds.xml")
+    monkeypatch.setenv("FASTRTPS_DEFAULT_PROFILES_FILE", "/my/own.xml")
+    assert bringup.environment()["FASTRTPS_DEFAULT_PROFILES_FILE"] == "/my/own.xml"
+
+
 def test_the_local_profile_is_the_open_one_with_a_white_list():
     """Both know the same shared memory; a change of one must reach the other."""
     trees = [ElementTree.parse(share_dir() / "config" / name) for name in ("fastdds.xml", "fastdds_local.xml")]

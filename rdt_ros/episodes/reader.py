@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 from collections.abc import Callable, Iterator
+from functools import lru_cache
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
@@ -143,6 +144,7 @@ def _content(file: h5py.File, robot: Robot | None, colour_order: str | None) -> 
     return dataclasses.replace(read(file, _robot(robot_text), colour_order), robot_text=robot_text)
 
 
+@lru_cache(maxsize=16)  # parsing takes longer than opening the file, and a data set holds one robot file many times
 def _robot(text: str) -> Robot:
     return parse_robot(yaml.safe_load(text), ROBOT_FILE)
 
