@@ -21,7 +21,7 @@ demo: install/.built ## the simulated robot hands a cube over, through all nodes
 test: install/.built ## lint, types and the tests, under six minutes
 	@$(ENTER) && $(MAKE) --no-print-directory lint && python -m pytest -q -m "not slow" $(ARGS)
 
-test-all: install/.built ## the same and the slow tests
+test-all: install/.built ## the same and the slow tests: kills, faults, over-fitting, corruption, benches
 	@$(ENTER) && $(MAKE) --no-print-directory lint && python -m pytest -q $(ARGS)
 
 lint: install/.built ## ruff and mypy
