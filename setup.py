@@ -17,6 +17,7 @@ setup(
         ("share/rdt_ros/config", glob("config/*.*")),
         ("share/rdt_ros/config/robots", glob("config/robots/*.yaml")),
         ("share/rdt_ros/config/finetune", glob("config/finetune/*.yaml")),
+        *((f"share/rdt_ros/{folder}", glob(f"{folder}/*.*")) for folder in glob("config/checkpoints/*")),
         ("bin", ["resource/rdt"]),
     ],
     python_requires=">=3.10",

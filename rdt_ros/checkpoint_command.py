@@ -68,6 +68,7 @@ def run_convert(args: argparse.Namespace) -> int:
 
     from rdt_ros.model.checkpoint import open_checkpoint, save_checkpoint, save_for_reference
     from rdt_ros.model.store import InstructionStore
+    from rdt_ros.model.weights import open_weights
 
     checkpoint = open_checkpoint(args.path, args.config)
     if args.norm:
@@ -75,8 +76,12 @@ def run_convert(args: argparse.Namespace) -> int:
     elif not checkpoint.norm_recorded:
         print(f"norm: nothing says it; recording {checkpoint.config.norm}, as of the published models", file=sys.stderr)
     weights = checkpoint.weights
+    vision = open_weights(checkpoint.vision)[0] if checkpoint.vision else None
     if args.dtype:
-        weights = {name: tensor.to(getattr(torch, args.dtype)) for name, tensor in weights.items()}
+        dtype = getattr(torch, args.dtype)
+        weights = {name: tensor.to(dtype) for name, tensor in weights.items()}
+        if vision:
+            vision = {name: t.to(dtype) if t.is_floating_point() else t for name, t in vision.items()}
     if args.to == "reference":
         if args.robot or args.instructions:
             raise InputError("--to reference: expected neither --robot nor --instructions, which it cannot hold")
@@ -93,6 +98,7 @@ def run_convert(args: argparse.Namespace) -> int:
             robot_text=_robot_text(args.robot) if args.robot else checkpoint.robot_text,
             statistics=checkpoint.statistics,
             instructions=InstructionStore.open(instructions) if instructions else None,
+            vision=vision,
         )
     print(args.target)
     return 0
@@ -121,7 +127,7 @@ def describe(checkpoint: Checkpoint) -> dict[str, str]:
         "parameters": f"{parameters:,} in {len(checkpoint.weights)} entries",
         "type": ", ".join(types),
         "norm": config.norm + ("" if checkpoint.norm_recorded else " (not recorded: as in the published models)"),
-        "vision": config.vision,
+        "vision": config.vision + (", trained with it" if checkpoint.vision else ""),
         "robot": f"{robot.name}, {len(robot.joints)} joints, {robot.control_rate_hz:g} Hz" if robot else "none",
         "statistics": ", ".join(checkpoint.statistics) if checkpoint.statistics else "none",
         "instructions": instructions,

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 ENCODER = "google/t5-v1_1-xxl"  # what every published RDT was trained with
 STORE = "instructions.safetensors"
+MINILM = "minilm"  # rdt_ros.model.bert
 MODES = ("auto", "fp32", "bf16", "8bit", "4bit", "host", "disk", "host-fp32", "disk-fp32")
 
 
@@ -27,7 +28,8 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     encode.add_argument("--file", help="more instructions: a text file, one a line, or an instruction .json")
     encode.add_argument("--convert", metavar="PATH", help="add what an embedding file or a folder of them holds")
     encode.add_argument("--store", default=STORE, help="file to add to, made where it is absent; default: %(default)s")
-    encode.add_argument("--encoder", default=ENCODER, help="folder or Hub id of a T5; default: %(default)s")
+    which = f"folder or Hub id of a T5 or a BERT, or {MINILM}, a small one from PyPI; default: %(default)s"
+    encode.add_argument("--encoder", default=ENCODER, help=which)
     encode.add_argument("--vram", type=float, metavar="GIB", help="GPU memory to stay within; default: what is free")
     encode.add_argument("--mode", choices=MODES, default="auto", help="default: the best that fits")
     encode.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="default: the GPU if any")
@@ -73,19 +75,17 @@ def _convert(args: argparse.Namespace, store: InstructionStore | None) -> Instru
 
 
 def _encode(args: argparse.Namespace, texts: list[str], store: InstructionStore | None) -> InstructionStore:
-    from rdt_ros.model import t5
+    from rdt_ros.model import bert, t5
     from rdt_ros.model.store import InstructionStore
 
+    if (width := bert.bert_width(args.encoder)) is not None:
+        return _encode_small(args, texts, store, width)
     device = _device(args)
     config = t5.read_config(args.encoder)
     mode = t5.choose_mode(config, device, args.vram) if args.mode == "auto" else args.mode
     chosen, model = t5.MODES[mode], t5.model_name(args.encoder)
     store = store if store is not None else InstructionStore(model, config.d_model, args.store)
-    if (store.model, store.width) != (model, config.d_model):
-        raise InputError(
-            f"language store {args.store}: expected model {model} of width {config.d_model} as --encoder, "
-            f"found {store.model} of width {store.width}"
-        )
+    _check_model(store, model, config.d_model)
     texts = [text for text in texts if text not in store or store.precision(text) != chosen.precision]
     if not texts:
         return store
@@ -99,6 +99,32 @@ def _encode(args: argparse.Namespace, texts: list[str], store: InstructionStore 
         print(f"{len(tokens):5} tokens: {text or '(none: a hidden instruction)'}")
     print(f"loaded in {loaded - began:.1f} s, encoded in {time.monotonic() - loaded:.1f} s")
     return store
+
+
+def _encode_small(
+    args: argparse.Namespace, texts: list[str], store: InstructionStore | None, width: int
+) -> InstructionStore:
+    """By a BERT, in float32 on the CPU: nothing to choose."""
+    from rdt_ros.model import bert
+    from rdt_ros.model.store import InstructionStore
+
+    model = bert.model_name(args.encoder)
+    store = store if store is not None else InstructionStore(model, width, args.store)
+    _check_model(store, model, width)
+    if texts := [text for text in texts if text not in store]:
+        encoder = bert.BertEncoder.load(args.encoder)
+        for text, tokens in zip(texts, encoder.encode(texts), strict=True):
+            store.add(text, tokens, encoder.precision)
+            print(f"{len(tokens):5} tokens: {text or '(none: a hidden instruction)'}")
+    return store
+
+
+def _check_model(store: InstructionStore, model: str, width: int) -> None:
+    if (store.model, store.width) != (model, width):
+        raise InputError(
+            f"language store {store.where}: expected model {model} of width {width} as --encoder, "
+            f"found {store.model} of width {store.width}"
+        )
 
 
 def _device(args: argparse.Namespace) -> torch.device:

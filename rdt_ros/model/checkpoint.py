@@ -27,6 +27,7 @@ from rdt_ros.model.network import RdtNetwork
 from rdt_ros.model.store import STORE_NAME, InstructionStore
 from rdt_ros.model.weights import SOURCES, check_entries, load_network, open_weights, sizes_of
 from rdt_ros.robot.description import Robot, load_robot
+from rdt_ros.share import checkpoint_path
 
 CONFIG = "config.json"
 SAFETENSORS = "model.safetensors"
@@ -36,6 +37,7 @@ DEEPSPEED_TAG = "latest"  # names the folder that holds them
 REFERENCE_CONFIG = "base.yaml"
 ROBOT = "robot.yaml"
 STATISTICS = "statistics.json"
+VISION = "vision.safetensors"  # of an encoder that was trained with the network
 PUBLISHED_MOMENTS, PUBLISHED_CAMERAS = 2, 3  # of the picture tokens, where only their product is known
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
@@ -53,6 +55,7 @@ class Checkpoint:
     robot_text: str | None  # the file that `robot` was read from
     statistics: Mapping[str, Any] | None
     instructions: Path | None
+    vision: Path | None
 
     def network(self, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32) -> RdtNetwork:
         """The network with these weights on a device, in a type."""
@@ -82,7 +85,7 @@ class Checkpoint:
 
 
 def open_checkpoint(path_or_id: str | Path, reference: str | Path | Mapping[str, Any] | None = None) -> Checkpoint:
-    """The checkpoint of a file, a folder or a Hub id.
+    """The checkpoint of a file, a folder, a Hub id, or of a name in config/checkpoints.
 
     `reference` is the reference's base.yaml, or its content, for weights without a config of their own; without it
     one that lies beside the weights is taken.
@@ -96,7 +99,8 @@ def open_checkpoint(path_or_id: str | Path, reference: str | Path | Mapping[str,
     config, norm_recorded = _config(path, home, sizes, reference)
     check_entries(path, config, weights)
 
-    robot_file, statistics, instructions = home / ROBOT, home / STATISTICS, home / STORE_NAME
+    robot_file, statistics = home / ROBOT, home / STATISTICS
+    instructions, vision = home / STORE_NAME, home / VISION
     return Checkpoint(
         path=path,
         form=form or ("DeepSpeed file" if deepspeed else "state dict"),
@@ -107,6 +111,7 @@ def open_checkpoint(path_or_id: str | Path, reference: str | Path | Mapping[str,
         robot_text=robot_file.read_text() if robot_file.is_file() else None,
         statistics=_read_json(statistics) if statistics.is_file() else None,
         instructions=instructions if instructions.is_file() else None,
+        vision=vision if vision.is_file() else None,
     )
 
 
@@ -118,12 +123,16 @@ def save_checkpoint(
     robot_text: str | None = None,
     statistics: Mapping[str, Any] | None = None,
     instructions: InstructionStore | None = None,
+    vision: Mapping[str, Tensor] | None = None,
 ) -> None:
-    """Writes our own form; the folder appears whole or not at all. `robot_text` is the content of a robot file."""
+    """Writes our own form; the folder appears whole or not at all.
+
+    `robot_text` is the content of a robot file, `vision` the weights of an encoder that was trained with the network.
+    """
     with _new_folder(Path(folder)) as target:
-        safetensors.torch.save_file(
-            {name: tensor.contiguous() for name, tensor in weights.items()}, target / SAFETENSORS
-        )
+        _save(weights, target / SAFETENSORS)
+        if vision is not None:
+            _save(vision, target / VISION)
         _write_json(target / CONFIG, config_to_json(config))
         if robot_text is not None:
             (target / ROBOT).write_text(robot_text)
@@ -142,7 +151,7 @@ def save_for_reference(folder: str | Path, config: ModelConfig, weights: Mapping
 
 def _locate(path_or_id: str | Path) -> tuple[Path, Path, str | None]:
     """The weight file, the folder of what belongs to it, and the form where the file does not tell it."""
-    path = Path(path_or_id)
+    path = checkpoint_path(path_or_id)
     if path.is_dir():
         return _in_folder(path)
     if path.exists():
@@ -170,7 +179,7 @@ def _in_folder(folder: Path) -> tuple[Path, Path, str | None]:
 
 def _download(repository: str) -> Path:
     """The local copy of a Hub repository; of two weight files only the safetensors one is fetched."""
-    belongings = [CONFIG, ROBOT, STATISTICS, STORE_NAME, SAFETENSORS]
+    belongings = [CONFIG, ROBOT, STATISTICS, STORE_NAME, SAFETENSORS, VISION]
     try:
         folder = Path(huggingface_hub.snapshot_download(repository, allow_patterns=belongings))
         if not (folder / SAFETENSORS).is_file():
@@ -238,6 +247,10 @@ def _new_folder(folder: Path) -> Iterator[Path]:
         partial.rename(folder)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def _save(weights: Mapping[str, Tensor], path: Path) -> None:
+    safetensors.torch.save_file({name: tensor.contiguous() for name, tensor in weights.items()}, path)
 
 
 def _read_yaml(path: Path) -> Any:

@@ -69,6 +69,17 @@ class ModelConfig:
 MODEL_SIZES: dict[str, ModelConfig] = {
     "rdt-1b": ModelConfig(hidden_size=2048, depth=28, num_heads=32),
     "rdt-170m": ModelConfig(hidden_size=1024, depth=14, num_heads=32),
+    # Learns one task or a few from hundreds of demonstrations, and runs on a CPU; its vision encoder is trained along.
+    "small": ModelConfig(
+        hidden_size=256,
+        depth=8,
+        num_heads=8,
+        lang_token_dim=384,
+        img_token_dim=112,
+        max_lang_cond_len=32,
+        img_patches=64,
+        vision="efficientnet-lite0-128",
+    ),
     "tiny": ModelConfig(
         hidden_size=64,
         depth=4,

@@ -118,15 +118,18 @@ def _encoder(
     path_or_id: str, stores: Sequence[InstructionStore], device: str | torch.device, mode: str, vram_gib: float | None
 ) -> tuple[int, Callable[[], LanguageEncoder]]:
     """Its width, and what loads it; refused beside stores of another model."""
-    from rdt_ros.model.t5 import T5Encoder, choose_mode, model_name, read_config  # slow, and often not needed
+    from rdt_ros.model import bert, t5  # slow, and often not needed
 
-    config, name = read_config(path_or_id), model_name(path_or_id)
+    name = bert.model_name(path_or_id)
     for store in stores:
         if store.model not in (UNKNOWN, name):
             raise InputError(f"language store {store.where}: expected one of the encoder {name}, found {store.model}")
+    if width := bert.bert_width(path_or_id):
+        return width, lambda: bert.BertEncoder.load(path_or_id)
+    config = t5.read_config(path_or_id)
 
     def load() -> LanguageEncoder:
-        chosen = choose_mode(config, torch.device(device), vram_gib) if mode == "auto" else mode
-        return T5Encoder.load(path_or_id, chosen, device=device)
+        chosen = t5.choose_mode(config, torch.device(device), vram_gib) if mode == "auto" else mode
+        return t5.T5Encoder.load(path_or_id, chosen, device=device)
 
     return config.d_model, load

@@ -1,17 +1,23 @@
-"""Tokens of pictures: SigLIP's vision tower, loaded or with random weights, behind one small interface."""
+"""Tokens of pictures: the interface of vision encoders, SigLIP's tower, and which encoder a name means."""
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from safetensors import SafetensorError
 from torch import Tensor
-from transformers import SiglipVisionConfig, SiglipVisionModel
 
 from rdt_ros.errors import InputError
+from rdt_ros.model import efficientnet
 from rdt_ros.model.config import SO400M
+from rdt_ros.model.efficientnet import EfficientNetEncoder
 
+if TYPE_CHECKING:
+    from transformers import SiglipVisionModel
+
+HUB_ENCODERS = {SO400M: f"google/{SO400M}"}
 VISION_SIZES: dict[str, dict[str, Any]] = {
     SO400M: {
         "hidden_size": 1152,
@@ -44,6 +50,26 @@ class VisionEncoder(Protocol):
         ...
 
 
+def load_encoder(name: str, source: str | Path | None) -> SiglipEncoder | EfficientNetEncoder:
+    """The encoder that a network's config names, in float32 on the CPU.
+
+    `source` is a folder or a Hub id of SigLIP's, a file or "imagenet" for an EfficientNet; None: where it is published.
+    """
+    if efficientnet.NAME.fullmatch(name):
+        return EfficientNetEncoder.load(name, source or efficientnet.IMAGENET)
+    source = source or HUB_ENCODERS.get(name)
+    if source is None:
+        raise InputError(f"vision encoder {name}: not on the Hub: give a folder with its weights")
+    return SiglipEncoder.load(str(source))
+
+
+def random_encoder(name: str) -> SiglipEncoder | EfficientNetEncoder:
+    """The encoder of that name with random weights, drawn from torch's generator as for any new module."""
+    if efficientnet.NAME.fullmatch(name):
+        return EfficientNetEncoder.named(name)
+    return SiglipEncoder.random(name)
+
+
 class SiglipEncoder:
     """SigLIP's vision tower without its pooling head; the tokens are those behind the last LayerNorm."""
 
@@ -58,15 +84,24 @@ class SiglipEncoder:
     @classmethod
     def random(cls, size: str) -> SiglipEncoder:
         """Random weights of a size in VISION_SIZES, drawn from torch's generator as for any new module."""
+        from transformers import SiglipVisionConfig, SiglipVisionModel  # seconds, which only SigLIP needs
+
         return cls(SiglipVisionModel(SiglipVisionConfig(**VISION_SIZES[size], vision_use_head=False)))
 
     @classmethod
     def load(cls, path_or_id: str) -> SiglipEncoder:
         """Weights of a local folder or a Hub id, of the whole SigLIP or of its vision tower."""
+        from transformers import SiglipVisionConfig, SiglipVisionModel
+
+        class Tower(SiglipVisionModel):
+            """Loads from a whole SigLIP without a report of the parts that are left behind."""
+
+            _keys_to_ignore_on_load_unexpected = [r"^text_model\.", r"^(vision_model\.)?head\.", r"^logit_"]
+
         try:
             config = SiglipVisionConfig.from_pretrained(path_or_id)
             config.vision_use_head = False
-            loaded: Any = _Tower.from_pretrained(path_or_id, config=config, output_loading_info=True)
+            loaded: Any = Tower.from_pretrained(path_or_id, config=config, output_loading_info=True)
         except (OSError, ValueError, RuntimeError, SafetensorError) as error:
             reason = str(error).strip().split("\n")[0]
             raise InputError(
@@ -87,9 +122,3 @@ class SiglipEncoder:
     def tokens(self, images: Tensor) -> Tensor:
         """(N, 3, image_size, image_size) in -1..1 -> (N, patches, width), where and as the weights are."""
         return self.tower(pixel_values=images.to(self.tower.device, self.tower.dtype)).last_hidden_state
-
-
-class _Tower(SiglipVisionModel):
-    """Loads from a whole SigLIP without a report of the parts that are left behind."""
-
-    _keys_to_ignore_on_load_unexpected = [r"^text_model\.", r"^(vision_model\.)?head\.", r"^logit_"]

@@ -238,14 +238,18 @@ def robot_path(name_or_path: str | Path) -> Path:
     path = Path(name_or_path)
     if path.suffix in (".yaml", ".yml"):
         return path
-    folder = share_dir() / "config" / "robots"
-    known = sorted(p.stem for p in folder.glob("*.yaml"))
+    known = shipped_robots()
     if str(name_or_path) not in known:
         near = difflib.get_close_matches(str(name_or_path), known, n=1)
         hint = f", is {near[0]!r} meant?" if near else ""
         names = ", ".join(known)
         raise InputError(f"robot: expected one of {names} or a YAML file, found {str(name_or_path)!r}{hint}")
-    return folder / f"{name_or_path}.yaml"
+    return share_dir() / "config" / "robots" / f"{name_or_path}.yaml"
+
+
+def shipped_robots() -> list[str]:
+    """Names of the robot files in config/robots."""
+    return sorted(path.stem for path in (share_dir() / "config" / "robots").glob("*.yaml"))
 
 
 def parse_robot(data: object, path: str) -> Robot:

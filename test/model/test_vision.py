@@ -9,7 +9,7 @@ from transformers import SiglipConfig, SiglipModel, SiglipVisionConfig, SiglipVi
 
 from rdt_ros.errors import InputError
 from rdt_ros.model.config import MODEL_SIZES, SO400M
-from rdt_ros.model.vision import VISION_SIZES, SiglipEncoder
+from rdt_ros.model.vision import VISION_SIZES, SiglipEncoder, random_encoder
 
 IMAGES = torch.linspace(-1, 1, 2 * 3 * 96 * 96).reshape(2, 3, 96, 96)
 
@@ -36,7 +36,7 @@ def test_so400m_has_the_published_size():
 def test_every_model_size_fits_its_encoder(size: str):
     config = MODEL_SIZES[size]
     with torch.device("meta"):
-        encoder = SiglipEncoder.random(config.vision)
+        encoder = random_encoder(config.vision)
 
     assert (encoder.patches, encoder.width) == (config.img_patches, config.img_token_dim)
 
