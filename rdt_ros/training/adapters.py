@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -35,7 +35,7 @@ def add_adapters(network: RdtNetwork, config: LoraConfig) -> None:
         target_modules=rf"model\.blocks\..*\.({'|'.join(config.targets)})",
     )
     peft.inject_adapter_in_model(settings, network)
-    for name in matching(network, config.train_also, "lora.train_also"):
+    for name in matching(parameters(network), config.train_also, "lora.train_also"):
         parameters(network)[name].requires_grad_(True)
     for parameter in network.parameters():
         if parameter.requires_grad:  # what is trained is float32, whatever stands still
@@ -47,9 +47,9 @@ def parameters(network: RdtNetwork) -> dict[str, Parameter]:
     return {name.replace(BASE, ""): parameter for name, parameter in network.named_parameters()}
 
 
-def matching(network: RdtNetwork, patterns: Sequence[str], where: str) -> list[str]:
+def matching(weights: Iterable[str], patterns: Sequence[str], where: str) -> list[str]:
     """Names of weights that one of the patterns fits; InputError for a pattern that fits none."""
-    names = [name for name in parameters(network) if ADAPTER not in name]
+    names = [name for name in weights if ADAPTER not in name]
     found: list[str] = []
     for pattern in patterns:
         some = fnmatch.filter(names, pattern) or fnmatch.filter(names, f"*.{pattern}")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -16,17 +17,21 @@ from typing import Any
 import torch
 from accelerate import Accelerator, DistributedType
 from accelerate.utils import gather_object
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import Parameter
+from tqdm import tqdm
 
 from rdt_ros.errors import InputError
 from rdt_ros.model.checkpoint import Checkpoint, open_checkpoint, save_checkpoint
 from rdt_ros.model.network import RdtNetwork
+from rdt_ros.model.vision import SiglipEncoder
 from rdt_ros.model.weights import load_network
 from rdt_ros.training import adapters
 from rdt_ros.training.config import PLAIN, LoaderConfig
 from rdt_ros.training.dataset import slots
 from rdt_ros.training.ema import Ema
+from rdt_ros.training.features import Features
+from rdt_ros.training.frozen_tower import FrozenTower
 from rdt_ros.training.interrupt import Interrupt
 from rdt_ros.training.journal import Journal, trackers
 from rdt_ros.training.loader import Batch, Mixture, Order, batches
@@ -40,6 +45,8 @@ from rdt_ros.training.start import Data, check_robots, network_config, open_star
 
 LISTED = 5  # samples that a refusal names
 PARTS = ("train", "held_out")
+VISION = "vision."  # before the names of the encoder's weights
+USER_ERROR = 2  # exit code of a process whose main process has said what was wrong
 SUPPORTED = (DistributedType.NO, DistributedType.MULTI_GPU, DistributedType.MULTI_CPU)
 
 
@@ -64,9 +71,7 @@ class FineTuning:
                 f"found {self.accelerator.distributed_type.value}"
             )
         torch.manual_seed(recipe.loader.seed + self.accelerator.process_index)  # of LoRA's dropout, and of nothing else
-        if self.accelerator.is_main_process:
-            self.folder.make()
-        self.accelerator.wait_for_everyone()
+        self._in_main(self.folder.make)
         self.done = max(self.folder.steps(), default=0)
         self.notes: list[str] = []
         self._open_data()
@@ -75,8 +80,8 @@ class FineTuning:
         self.samples = self.done * self.samples_a_step  # seen by all processes together
         if self.done:
             self._resume()
-        elif self.accelerator.is_main_process:
-            write_settings(recipe, self.folder.recipe)
+        else:
+            self._in_main(lambda: write_settings(recipe, self.folder.recipe))
 
     @property
     def device(self) -> torch.device:
@@ -97,11 +102,8 @@ class FineTuning:
         self.data = Data.open(recipe, self.config, progress=self.accelerator.is_main_process)
         check_robots(recipe, self._start, self.data.datasets)
         self.notes += [str(dataset) for dataset in self.data.datasets]
-        self.vision = vision_encoder(recipe, self.config, self.folder.vision)
-        self.accelerator.wait_for_everyone()  # nobody looks for the folder any more, which is about to be written
-        if recipe.vision == "random" and self.accelerator.is_main_process and not self.folder.vision.is_dir():
-            self.vision.tower.save_pretrained(self.folder.vision)
-        self.vision.to(self.device, torch.bfloat16 if recipe.precision == "bf16" else torch.float32)
+        self._open_vision()
+        self._open_features()
         self._mixture = self._mixture_of("train", plain=False)
         # Each slot's weight in the loss: a mean over all slots, or over those of the sample's robot.
         width = self.config.action_dim
@@ -113,6 +115,47 @@ class FineTuning:
                     1, torch.tensor(own), width / len(own)
                 )
 
+    def _open_vision(self) -> None:
+        recipe, trained = self.recipe, None
+        if self.done:
+            trained = open_checkpoint(self.folder.checkpoint(self.done)).vision
+        elif self._start is not None and not recipe.vision:
+            trained = self._start.vision
+        self.vision = vision_encoder(recipe, self.config, self.folder.vision, trained)
+        self.accelerator.wait_for_everyone()  # nobody looks for the folder any more, which is about to be written
+        if isinstance(self.vision, nn.Module):  # trained along, or frozen by `freeze: vision.*`
+            if recipe.weights == "split":
+                found = f"{self.config.vision} is trained along"
+                raise InputError(f"recipe: {found}: expected weights float32, found split")
+            self.vision.to(self.device)
+            return
+        if recipe.vision == "random":
+            tower = self.vision.tower
+            self._in_main(lambda: self.folder.write_vision(tower.save_pretrained))
+        self.vision.to(self.device, torch.bfloat16 if recipe.precision == "bf16" else torch.float32)
+
+    def _open_features(self) -> None:
+        """Tokens of all pictures, where they are to be kept; the processes share the episodes out."""
+        self._features = None
+        if not self.recipe.loader.features:
+            return
+        if not isinstance(self.vision, SiglipEncoder):
+            raise InputError(f"loader.features: expected an encoder that is frozen, found {self.config.vision}")
+        self._features = Features.of(self.recipe.loader.features, self.vision)
+        episodes = [episode for dataset in self.data.datasets for episode in dataset.train + dataset.held_out]
+        rank, world = self.accelerator.process_index, self.accelerator.num_processes
+        made = self._features.make(episodes[rank::world], self.vision, self.recipe.loader.workers)
+        for _ in tqdm(made, "tokens", len(episodes[rank::world]), unit="episode", disable=bool(rank)):
+            pass
+        self.accelerator.wait_for_everyone()
+
+    def _parameters(self) -> dict[str, Parameter]:
+        """All weights that may be trained by name, those of the vision encoder behind `vision.`."""
+        found = adapters.parameters(self.network)
+        if isinstance(self.vision, nn.Module):
+            found |= {VISION + name: p for name, p in self.vision.named_parameters() if p.requires_grad}
+        return found
+
     def _mixture_of(self, part: str, *, plain: bool) -> Mixture:
         return Mixture(
             self.data.datasets,
@@ -122,6 +165,7 @@ class FineTuning:
             image_size=self.vision.image_size,
             seed=self.recipe.loader.seed,
             part=part,
+            features=self._features,
         )
 
     def _make_network(self) -> None:
@@ -140,18 +184,22 @@ class FineTuning:
         self.network: RdtNetwork = load_network(self.config, weights, self.device, dtype)
         if recipe.lora.rank:
             adapters.add_adapters(self.network, recipe.lora)
-        for name in adapters.matching(self.network, recipe.freeze, "freeze"):
-            adapters.parameters(self.network)[name].requires_grad_(False)
+        parameters = self._parameters()
+        for name in adapters.matching(parameters, recipe.freeze, "freeze"):
+            parameters[name].requires_grad_(False)
         self.network.model.recompute = recipe.recompute
         if recipe.compile:
-            self.vision.tower.compile()
+            if isinstance(self.vision, nn.Module):
+                self.vision.compile()
+            else:
+                self.vision = FrozenTower(self.vision)
             for block in self.network.model.blocks:
                 block.compile()
-        self.trained = {n: p for n, p in adapters.parameters(self.network).items() if p.requires_grad}
+        self.trained = {name: parameter for name, parameter in parameters.items() if parameter.requires_grad}
         if not self.trained:
             raise InputError("freeze: expected some weights that are trained, found none")
-        count = sum(parameter.numel() for parameter in self.trained.values())
-        self.notes.append(f"trains {count:,} weights of {sum(t.numel() for t in self._weights.values()):,}")
+        count, of = (sum(p.numel() for p in some.values()) for some in (self.trained, parameters))
+        self.notes.append(f"trains {count:,} weights of {of:,}")
 
     def _make_optimizer(self) -> None:
         recipe, trained = self.recipe, list(self.trained.values())
@@ -204,11 +252,15 @@ class FineTuning:
         for note in self.notes:
             journal.say(note)
         try:
+            self._in_main(journal.start)
             with Interrupt() as interrupt:
                 return self._train(journal, interrupt)
         except torch.cuda.OutOfMemoryError:
             raise InputError(f"GPU out of memory at batch_size {recipe.batch_size}: {self._memory_advice()}") from None
         finally:
+            # DDP goes before its process group: as its last owner it would wait for threads that want Python's lock.
+            self.model = self._objective
+            self.accelerator.free_memory()
             journal.close()
 
     def _train(self, journal: Journal, interrupt: Interrupt) -> bool:
@@ -282,6 +334,17 @@ class FineTuning:
             return asked
         return bool(self._added_up(torch.tensor([float(asked)])).item())
 
+    def _in_main(self, work: Callable[[], object]) -> None:
+        """Does it in the main process alone. All wait for it; where it fails all end, and the main process says why."""
+        failed = None
+        if self.accelerator.is_main_process:
+            try:
+                work()
+            except Exception as error:
+                failed = error
+        if self._agreed(failed is not None):
+            raise failed or SystemExit(USER_ERROR)
+
     def _added_up(self, sums: Tensor) -> Tensor:
         """Over all processes."""
         total: Any = self.accelerator.reduce(sums.to(self.device), "sum")
@@ -329,14 +392,17 @@ class FineTuning:
         journal.figures(self.done, figures)
         journal.say(f"step {self.done}: " + ", ".join(f"{name} {value:.4g}" for name, value in figures.items()))
         if self.accelerator.is_main_process and settings.curves:
-            path = self.folder.pictures / f"step_{self.done:06d}_{part}.png"
-            draw_curves(drawn[: settings.curves], path, f"{part} at step {self.done}")
-            journal.picture(self.done, f"{part}/curves", path)
+            path, title = self.folder.pictures / f"step_{self.done:06d}_{part}.png", f"{part} at step {self.done}"
+            draw = partial(draw_curves, drawn[: settings.curves], title=title)
+            journal.picture(self.done, f"{part}/curves", path, draw)
 
     def save(self) -> None:
         """A checkpoint of now, if there is none yet; older ones are pruned after it."""
         rng = gather_object([_rng()])
-        if self.accelerator.is_main_process and self.done not in self.folder.steps():
+
+        def write() -> None:
+            if self.done in self.folder.steps():
+                return
             state = {"samples": self.samples, "optimizer": self.optimizer.state_dict(), "rng": rng}
             if self.ema is not None or self.recipe.lora.rank:
                 state["weights"] = {name: self._full(parameter).cpu() for name, parameter in self.trained.items()}
@@ -344,14 +410,25 @@ class FineTuning:
                 state["mean"] = self.ema.mean
             self.folder.save(self.done, self._write_checkpoint, state)
             self.folder.prune(self.recipe.saving)
-        self.accelerator.wait_for_everyone()
+
+        self._in_main(write)
 
     def weights(self) -> dict[str, Tensor]:
         """What a checkpoint holds: float32 on the CPU, the mean where there is one, LoRA merged in."""
         values = {name: self._full(p).cpu() for name, p in adapters.parameters(self.network).items()}
         if self.ema is not None:
-            values |= {name: tensor.cpu() for name, tensor in self.ema.mean.items()}
+            values |= {name: t.cpu() for name, t in self.ema.mean.items() if not name.startswith(VISION)}
         return adapters.merged(self.network, values)
+
+    def vision_weights(self) -> dict[str, Tensor] | None:
+        """Those of an encoder that is trained along, as `weights`; None for one that is not part of checkpoints."""
+        if not isinstance(self.vision, nn.Module):
+            return None
+        values = {name: tensor.cpu() for name, tensor in self.vision.state_dict().items()}
+        if self.ema is not None:
+            mean = self.ema.mean.items()
+            values |= {name.removeprefix(VISION): t.cpu() for name, t in mean if name.startswith(VISION)}
+        return values
 
     def _write_checkpoint(self, folder: Path) -> None:
         save_checkpoint(
@@ -361,6 +438,7 @@ class FineTuning:
             robot_text=self.data.robot_text,
             statistics={dataset.name: dataset.statistics.to_json() for dataset in self.data.datasets},
             instructions=self.data.instructions,
+            vision=self.vision_weights(),
         )
 
 

@@ -5,17 +5,22 @@ from __future__ import annotations
 import os
 import signal
 import threading
+import time
+from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
+ECHO_S = 2.0  # a signal to a whole group reaches a launched process twice: the launcher passes on what it got
 
 
 class Interrupt:
-    """A context in which SIGINT and SIGTERM set `asked`; the loader's processes, which inherit it, go on."""
+    """A context in which SIGINT and SIGTERM set `asked`; processes forked within go on."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock_s: Callable[[], float] = time.monotonic) -> None:
         self.asked = False
+        self._clock_s = clock_s
+        self._asked_s = 0.0
         self._owner = os.getpid()
         self._before: dict[int, Any] = {}
 
@@ -30,9 +35,9 @@ class Interrupt:
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         if os.getpid() != self._owner:
-            if number == signal.SIGTERM:  # the loader ends its processes by it
-                os._exit(0)
             return
-        if self.asked:
+        now_s = self._clock_s()
+        if not self.asked:
+            self.asked, self._asked_s = True, now_s
+        elif now_s - self._asked_s > ECHO_S:
             raise KeyboardInterrupt
-        self.asked = True

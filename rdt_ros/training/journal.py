@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import json
-import os
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,8 @@ from rdt_ros.training.recipe import LoggingConfig
 from rdt_ros.training.run_folder import RunFolder
 
 GIB = 2**30
+WANDB_START_S = 30.0  # until it is given up
+WANDB_FINISH_S = 60.0  # for what is not yet sent; `wandb sync` sends the rest
 
 
 def trackers(config: LoggingConfig) -> list[str]:
@@ -40,12 +42,11 @@ class Journal:
     def __init__(
         self, folder: RunFolder, accelerator: Accelerator, config: LoggingConfig, *, steps: int, done: int, batch: int
     ) -> None:
-        self._accelerator, self._folder = accelerator, folder
+        self._accelerator, self._folder, self._config = accelerator, folder, config
         self._batch = batch
-        main = accelerator.is_main_process
-        self._bar = tqdm(total=steps, initial=done, unit="step", disable=not main, dynamic_ncols=True, smoothing=0.05)
-        if main:
-            self._start_tracker(config)
+        self._failed: set[str] = set()
+        hidden = not accelerator.is_main_process
+        self._bar = tqdm(total=steps, initial=done, unit="step", disable=hidden, dynamic_ncols=True, smoothing=0.05)
 
     def step(self, loss: float) -> None:
         """One step is done."""
@@ -61,21 +62,42 @@ class Journal:
         """Of all processes, lately."""
         return (self._bar.format_dict["rate"] or 0.0) * self._batch
 
+    def start(self) -> None:
+        """Starts the tracker, of the main process only; InputError where it cannot."""
+        config, options = self._config, dict[str, Any]()
+        if not self._accelerator.log_with:
+            return
+        if config.tracker == "wandb":
+            limits = {"init_timeout": WANDB_START_S, "finish_timeout": WANDB_FINISH_S}
+            options["wandb"] = {"dir": str(self._folder.tracker), "name": self._folder.path.name, "settings": limits}
+            if config.offline:
+                options["wandb"]["mode"] = "offline"
+        try:
+            self._folder.tracker.mkdir(exist_ok=True)
+            self._accelerator.init_trackers(config.project, init_kwargs=options)
+        except Exception as error:  # of whatever the tracker is made of: no network, no account, no disk
+            self._accelerator.trackers = []  # nothing to end
+            hint = "logging.offline=true needs no network" if config.tracker == "wandb" else "logging.tracker=none"
+            raise InputError(f"logging.tracker {config.tracker}: could not start: {_line(error)}; {hint}") from None
+
     def figures(self, step: int, values: Mapping[str, float]) -> None:
         """Adds figures of a step."""
         if self._accelerator.is_main_process:
-            with self._folder.metrics.open("a") as file:
+            with self._forgiving(str(self._folder.metrics)), self._folder.metrics.open("a") as file:
                 file.write(json.dumps({"step": step, **values}) + "\n")
-            self._accelerator.log(dict(values), step=step)
+            with self._forgiving(self._config.tracker):
+                self._accelerator.log(dict(values), step=step)
 
-    def picture(self, step: int, name: str, path: Path) -> None:
-        """Adds a picture that was written to a file."""
-        rgb = np.asarray(Image.open(path).convert("RGB"))
-        for tracker in self._accelerator.trackers:
-            log_images: Any = getattr(tracker, "log_images", None)
-            if log_images is not None:
-                layout = {"dataformats": "NHWC"} if tracker.name == "tensorboard" else {}
-                log_images({name: rgb[None]}, step=step, **layout)
+    def picture(self, step: int, name: str, path: Path, draw: Callable[[Path], None]) -> None:
+        """Draws a picture into a file and adds it."""
+        with self._forgiving(str(path)):
+            draw(path)
+            rgb = np.asarray(Image.open(path).convert("RGB"))
+            for tracker in self._accelerator.trackers:
+                log_images: Any = getattr(tracker, "log_images", None)
+                if log_images is not None:
+                    layout = {"dataformats": "NHWC"} if tracker.name == "tensorboard" else {}
+                    log_images({name: rgb[None]}, step=step, **layout)
 
     def say(self, text: str) -> None:
         """A line above the progress bar."""
@@ -85,20 +107,19 @@ class Journal:
     def close(self) -> None:
         """Ends bar and trackers."""
         self._bar.close()
-        self._accelerator.end_training()
+        with self._forgiving(self._config.tracker):
+            self._accelerator.end_training()
 
-    def _start_tracker(self, config: LoggingConfig) -> None:
-        if not self._accelerator.log_with:
-            return
-        options: dict[str, Any] = {}
-        if config.tracker == "wandb":
-            self._folder.tracker.mkdir(exist_ok=True)
-            options = {"wandb": {"dir": str(self._folder.tracker), "name": self._folder.path.name}}
-            if config.offline:
-                os.environ["WANDB_MODE"] = "offline"
+    @contextlib.contextmanager
+    def _forgiving(self, what: str) -> Iterator[None]:
+        """What is only to be looked at stops no run: the first failure is a line."""
         try:
-            self._accelerator.init_trackers(config.project, init_kwargs=options)
-        except Exception as error:  # of whatever the tracker is made of: no network, no account, no disk
-            reason = " ".join(str(error).split())[:200]
-            hint = "logging.offline=true needs no network" if config.tracker == "wandb" else "logging.tracker=none"
-            raise InputError(f"logging.tracker {config.tracker}: could not start: {reason}; {hint}") from None
+            yield
+        except Exception as error:
+            if what not in self._failed:
+                self._failed.add(what)
+                self.say(f"{what}: could not be written, training goes on without: {_line(error)}")
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200]

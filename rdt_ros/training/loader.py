@@ -6,6 +6,9 @@ number of workers. Each worker opens the files that it reads itself.
 
 from __future__ import annotations
 
+import os
+import signal
+import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -22,9 +25,11 @@ from rdt_ros import options
 from rdt_ros.errors import InputError
 from rdt_ros.training.config import LoaderConfig, SampleConfig
 from rdt_ros.training.dataset import Dataset, Episode
+from rdt_ros.training.features import Features, as_tensor
 from rdt_ros.training.pictures import FrameReader
 from rdt_ros.training.sample import Sample, SampleMaker, draw
 
+ROUND = 8  # pictures are encoded in multiples of this, so that batches have few sizes
 ATTEMPTS = 10  # samples drawn anew in place of an unreadable one, where a data set allows it
 
 
@@ -38,7 +43,9 @@ class Batch:
     rates_hz: Tensor  # (B,) float32, 0 where hidden
     tokens: Tensor  # (B, L, width) in the store's type, zeros behind the end
     token_mask: Tensor  # (B, L) bool
-    pictures: Tensor  # (B, 6, size, size, 3) uint8; `pictures.normalised` makes the encoder's input of them
+    pictures: Tensor  # (B, 6, size, size, 3) uint8; `pictures.normalised` makes the encoder's input of them; or tokens
+    distinct: Tensor  # (K,) int64: which of the B * 6 pictures to encode: those shown, and background once
+    encoded: Tensor  # (B * 6,) int64: which of these K each picture is
     state_norms: Tensor  # (B, 128) float32
     datasets: tuple[str, ...]  # (B,) names
     where: tuple[str, ...]  # (B,) file and step
@@ -63,7 +70,8 @@ class Batch:
 class Mixture(torch.utils.data.Dataset[Sample]):
     """Samples of several data sets by their weights, endless; within a set every step is as likely as any other.
 
-    `tokens` are those of every instruction (`training_tokens`). `part` is "train" or "held_out".
+    `tokens` are those of every instruction (`training_tokens`). `part` is "train" or "held_out". With `features`
+    samples hold tokens in place of pictures.
     """
 
     def __init__(
@@ -76,6 +84,7 @@ class Mixture(torch.utils.data.Dataset[Sample]):
         image_size: int,
         seed: int = 0,
         part: str = "train",
+        features: Features | None = None,
     ) -> None:
         options.check(config, "samples")
         names = [dataset.name for dataset in datasets]
@@ -91,7 +100,7 @@ class Mixture(torch.utils.data.Dataset[Sample]):
         if not weights.sum():
             raise InputError(f"mixture: expected {part} episodes in a data set of positive weight, found none")
         self._weights = weights / weights.sum()
-        self._maker = SampleMaker(config.state_noise_snr_db, horizon, image_size, FrameReader())
+        self._maker = SampleMaker(config.state_noise_snr_db, horizon, image_size, FrameReader(), features)
 
     @property
     def steps(self) -> int:
@@ -124,6 +133,7 @@ class Mixture(torch.utils.data.Dataset[Sample]):
         tokens = [self._tokens[sample.instruction] for sample in samples]
         padded = pad_sequence(tokens, batch_first=True)
         lengths = torch.tensor([[len(rows)] for rows in tokens])
+        distinct, encoded = _distinct(np.concatenate([sample.shown for sample in samples]))
 
         def stacked(name: str) -> Tensor:
             return torch.from_numpy(np.stack([getattr(sample, name) for sample in samples]))
@@ -135,11 +145,25 @@ class Mixture(torch.utils.data.Dataset[Sample]):
             rates_hz=torch.tensor([sample.rate_hz for sample in samples]),
             tokens=padded,
             token_mask=torch.arange(padded.shape[1]) < lengths,
-            pictures=stacked("pictures"),
+            pictures=as_tensor(np.stack([sample.pictures for sample in samples])),
+            distinct=torch.from_numpy(distinct),
+            encoded=torch.from_numpy(encoded),
             state_norms=stacked("state_norm"),
             datasets=tuple(sample.dataset for sample in samples),
             where=tuple(sample.where for sample in samples),
         )
+
+
+def _distinct(shown: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """`Batch.distinct` and `Batch.encoded` of (B * 6,) bool; the background is the first that is not shown."""
+    first = int(shown.argmin())
+    one_of_all = shown.copy()
+    one_of_all[first] = True
+    distinct = np.flatnonzero(one_of_all)
+    encoded = one_of_all.cumsum() - 1
+    encoded[~shown] = encoded[first]
+    more = min(-len(distinct) % ROUND, len(shown) - len(distinct))
+    return np.concatenate([distinct, np.full(more, distinct[0])]), encoded
 
 
 @dataclass(frozen=True)
@@ -194,5 +218,17 @@ def batches(
 
 
 def _alone(worker: int) -> None:
-    """One thread a worker: they share the cores already, and OpenCV's threads do not survive a fork."""
+    """One thread a worker: they share the cores already, and OpenCV's threads do not survive a fork.
+
+    A signal to the whole group is for the process that trains, which has a step to end and ends its workers itself.
+    """
     cv2.setNumThreads(0)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    threading.Thread(target=_end_when_told, daemon=True).start()
+
+
+def _end_when_told() -> None:
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
+        pass
+    os._exit(0)

@@ -72,9 +72,7 @@ class Objective(nn.Module):
         return sample(self.network, self._conditions(batch), batch.states, noise.noise)
 
     def _conditions(self, batch: Batch) -> Conditions:
-        trains = torch.is_grad_enabled() and isinstance(self.vision, nn.Module)
-        with torch.set_grad_enabled(trains):
-            tokens = self.vision.tokens(normalised(batch.pictures.flatten(0, 1)))
+        tokens = self._tokens(batch)
         conditions = self.network.encode_conditions(
             batch.tokens,
             batch.token_mask,
@@ -88,3 +86,13 @@ class Objective(nn.Module):
             return conditions
         dtype = torch.get_autocast_dtype(kind)
         return dataclasses.replace(conditions, lang=conditions.lang.to(dtype), img=conditions.img.to(dtype))
+
+    def _tokens(self, batch: Batch) -> Tensor:
+        """(B * 6, patches, width)."""
+        pictures = batch.pictures.flatten(0, 1)
+        if pictures.dtype != torch.uint8:  # kept tokens
+            return pictures
+        if isinstance(self.vision, nn.Module):
+            return self.vision.tokens(normalised(pictures))
+        with torch.no_grad():
+            return self.vision.tokens(normalised(pictures[batch.distinct]))[batch.encoded]

@@ -26,7 +26,7 @@ from rdt_ros.errors import InputError
 from rdt_ros.model.preprocess import BACKGROUND, pad_to_square
 from rdt_ros.robot.description import Robot
 
-OPEN_FILES = 32
+OPEN_FILES = 256  # of a process; 1024 handles are what a Linux process has by default
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class FrameReader:
 
     def __init__(self) -> None:
         self._process = os.getpid()
-        self._files: OrderedDict[Path, h5py.File | EpisodeReader] = OrderedDict()
+        self._files: OrderedDict[Path, _File | EpisodeReader] = OrderedDict()
 
     def __reduce__(self) -> tuple[type[FrameReader], tuple[()]]:
         """Another process opens files itself."""
@@ -55,7 +55,7 @@ class FrameReader:
             file = self._file(source)
             if isinstance(file, EpisodeReader):
                 return jpeg.decode(file.content.pictures[camera](step), camera)
-            return _decoded(file[layout.image_path(camera)], step, source.colour_order)
+            return file.rgb(camera, step)
         except (InputError, IndexError, *DAMAGE) as error:
             reason = " ".join(str(error).split())[:200]
             raise InputError(f"{source.path}: step {step}: {camera}: no readable picture: {reason}") from None
@@ -65,7 +65,7 @@ class FrameReader:
         while self._files:
             self._files.popitem()[1].close()
 
-    def _file(self, source: FrameSource) -> h5py.File | EpisodeReader:
+    def _file(self, source: FrameSource) -> _File | EpisodeReader:
         if self._process != os.getpid():  # after a fork: the parent's handles are not ours
             self._process, self._files = os.getpid(), OrderedDict()
         if source.path not in self._files:
@@ -76,26 +76,40 @@ class FrameReader:
         return self._files[source.path]
 
 
-def _opened(source: FrameSource) -> h5py.File | EpisodeReader:
+def _opened(source: FrameSource) -> _File | EpisodeReader:
     """The file itself where its pictures are in the usual place: sixty times as fast to open as the whole episode."""
     file = h5py.File(source.path, "r", locking=False)
     if layout.image_path("") in file:
-        return file
+        return _File(file, source.colour_order)
     file.close()
     return EpisodeReader(source.path, source.robot, colour_order=source.colour_order or None)
 
 
-def _decoded(images: h5py.Dataset, step: int, colour_order: str) -> np.ndarray:
-    """A frame of our own layout or of ALOHA's; nothing is encoded again, as it is where JPEG bytes are asked for."""
-    value = images[step]
-    ours = images.file.attrs.get("format") == layout.FORMAT
-    order = "rgb" if ours else colour_order or ("rgb" if images.ndim == 4 else "bgr")
-    if images.ndim == 4:
-        rgb = value
-    else:
-        data = value if isinstance(value, bytes) else bytes(np.asarray(value))
-        rgb = jpeg.decode(frames.stored(data, str(images.name)), str(images.name))
-    return cv2.cvtColor(rgb, cv2.COLOR_BGR2RGB) if order == "bgr" else rgb
+class _File:
+    """A file of our own layout or of ALOHA's, whose data sets are looked up once: that costs as much as a frame."""
+
+    def __init__(self, file: h5py.File, colour_order: str) -> None:
+        self._file = file
+        self._order = "rgb" if file.attrs.get("format") == layout.FORMAT else colour_order
+        self._images: dict[str, h5py.Dataset] = {}
+
+    def rgb(self, camera: str, step: int) -> np.ndarray:
+        """(H, W, 3) uint8 RGB; nothing is encoded again, as it is where JPEG bytes are asked for."""
+        if camera not in self._images:
+            self._images[camera] = self._file[layout.image_path(camera)]
+        images = self._images[camera]
+        value = images[step]
+        order = self._order or ("rgb" if images.ndim == 4 else "bgr")
+        if images.ndim == 4:
+            rgb = value
+        else:
+            data = value if isinstance(value, bytes) else bytes(np.asarray(value))
+            rgb = jpeg.decode(frames.stored(data, camera), camera)
+        return cv2.cvtColor(rgb, cv2.COLOR_BGR2RGB) if order == "bgr" else rgb
+
+    def close(self) -> None:
+        """Closes the file."""
+        self._file.close()
 
 
 def resized(rgb: np.ndarray, size: int) -> np.ndarray:

@@ -138,3 +138,7 @@ class Recipe:
             raise InputError(f"recipe: weights split: expected precision bf16, found {self.precision}")
         if self.language == "hashed" and not self.checkpoint.startswith("random:"):
             raise InputError(f"recipe: language hashed: expected checkpoint random:SIZE, found {self.checkpoint}")
+        if self.loader.features and self.sample.augment:
+            raise InputError(
+                "recipe: loader.features: expected sample.augment false, found true: pictures differ each time"
+            )

@@ -49,6 +49,15 @@ class RunFolder:
         for folder in (self.path / CHECKPOINTS).glob(f".*.{PARTIAL}*"):
             shutil.rmtree(folder, ignore_errors=True)
 
+    def write_vision(self, write: Callable[[Path], object]) -> None:
+        """The vision encoder's folder, made by `write` where there is none, whole or not at all."""
+        if self.vision.is_dir():
+            return
+        partial = self.vision.with_name(f".vision.{PARTIAL}")
+        shutil.rmtree(partial, ignore_errors=True)
+        write(partial)
+        partial.rename(self.vision)
+
     def steps(self) -> list[int]:
         """Of the whole checkpoints, rising."""
         folder = self.path / CHECKPOINTS

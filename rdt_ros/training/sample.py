@@ -15,6 +15,7 @@ from rdt_ros.model.preprocess import CAMERA_ROLES
 from rdt_ros.training.augmentation import augmented
 from rdt_ros.training.config import SampleConfig
 from rdt_ros.training.dataset import Dataset, Episode, unified
+from rdt_ros.training.features import Features
 from rdt_ros.training.pictures import FrameReader, background, resized
 
 HISTORY = 2  # moments of a sample: one control step before, and now
@@ -45,7 +46,8 @@ class Sample:
     mask: np.ndarray  # (128,) float32: 1 where the robot has something, or zeros where hidden
     rate_hz: float  # 0: hidden
     instruction: str  # empty: hidden
-    pictures: np.ndarray  # (PICTURES, size, size, 3) uint8
+    pictures: np.ndarray  # (PICTURES, size, size, 3) uint8, or their tokens (PICTURES, patches, width) as kept
+    shown: np.ndarray  # (PICTURES,) bool: the others are background
     state_norm: np.ndarray  # (128,) float32: root mean square of the episode's states
     dataset: str  # name of its data set
     where: str  # file and step
@@ -78,18 +80,21 @@ class SampleMaker:
     horizon: int
     image_size: int
     frames: FrameReader
+    features: Features | None = None  # where tokens are kept, which then take the place of pixels
 
     def make(self, dataset: Dataset, episode: Episode, draws: Draws) -> Sample:
         """The sample of these draws; InputError names file and step where a picture cannot be read."""
         robot = episode.source.robot
         mask = unified(np.full(len(robot.joints), not draws.hide_mask), robot)
+        pictures, shown = self._pictures(episode, draws)
         return Sample(
             state=self._state(dataset, episode, draws).astype(np.float32),
             actions=unified(self._actions(episode, draws.step), robot).astype(np.float32),
             mask=mask.astype(np.float32),
             rate_hz=0.0 if draws.hide_rate else dataset.rate_hz,
             instruction="" if draws.hide_instruction else draws.instruction,
-            pictures=self._pictures(episode, draws),
+            pictures=pictures,
+            shown=shown,
             state_norm=unified(episode.state_norm, robot).astype(np.float32),
             dataset=dataset.name,
             where=f"{episode.path} step {draws.step}",
@@ -109,20 +114,25 @@ class SampleMaker:
         rows = np.minimum(np.arange(step, step + self.horizon), len(episode.actions) - 1)
         return episode.actions[rows]
 
-    def _pictures(self, episode: Episode, draws: Draws) -> np.ndarray:
+    def _pictures(self, episode: Episode, draws: Draws) -> tuple[np.ndarray, np.ndarray]:
         cameras = {camera.role: camera.name for camera in episode.source.robot.cameras}
         moments = range(draws.step - HISTORY + 1, draws.step + 1)
         wanted = [(step, cameras.get(role)) for step in moments for role in CAMERA_ROLES]
-        return np.stack(
-            [
-                background(self.image_size)
-                # before the first motion lies what the network shall not see, as at the start of a run
-                if hidden or step < episode.start or camera not in episode.cameras
-                else self._picture(episode, camera, step, draws)
-                for (step, camera), hidden in zip(wanted, draws.hide_pictures, strict=True)
-            ]
+        missing = background(self.image_size) if self.features is None else self.features.background
+        found = [
+            None
+            # before the first motion lies what the network shall not see, as at the start of a run
+            if hidden or step < episode.start or camera not in episode.cameras
+            else self._picture(episode, camera, step, draws)
+            for (step, camera), hidden in zip(wanted, draws.hide_pictures, strict=True)
+        ]
+        return (
+            np.stack([missing if picture is None else picture for picture in found]),
+            np.array([picture is not None for picture in found]),
         )
 
     def _picture(self, episode: Episode, camera: str, step: int, draws: Draws) -> np.ndarray:
+        if self.features is not None:
+            return self.features.tokens(episode, camera, step)
         rgb = self.frames.rgb(episode.source, camera, step)
         return resized(draws.augment(rgb) if draws.augment else rgb, self.image_size)

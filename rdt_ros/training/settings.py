@@ -59,8 +59,12 @@ def as_mapping(config: Any) -> dict[str, Any]:
 
 
 def write_settings(config: Any, path: Path) -> None:
-    """The resolved settings as YAML."""
-    path.write_text(yaml.safe_dump(as_mapping(config), sort_keys=False, allow_unicode=True), encoding="utf-8")
+    """The resolved settings as YAML; InputError where they cannot be written."""
+    text = yaml.safe_dump(as_mapping(config), sort_keys=False, allow_unicode=True)
+    try:
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"{path}: could not be written: {error.strerror}") from None
 
 
 def _value(kind: Any, value: object, where: str) -> Any:

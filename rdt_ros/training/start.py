@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -14,11 +15,12 @@ from rdt_ros.episodes.reader import EpisodeReader
 from rdt_ros.errors import InputError
 from rdt_ros.model.checkpoint import Checkpoint, open_checkpoint
 from rdt_ros.model.config import ModelConfig, model_size
+from rdt_ros.model.efficientnet import EfficientNetEncoder
 from rdt_ros.model.language import HashedWords
 from rdt_ros.model.network import RdtNetwork
 from rdt_ros.model.store import InstructionStore
-from rdt_ros.model.vision import SiglipEncoder, VisionEncoder
-from rdt_ros.policy.rdt import HUB_ENCODERS, UNTRAINED
+from rdt_ros.model.vision import SiglipEncoder, VisionEncoder, load_encoder, random_encoder
+from rdt_ros.policy.rdt import UNTRAINED
 from rdt_ros.robot.description import Robot, load_robot, robot_path
 from rdt_ros.training.dataset import Dataset, open_dataset
 from rdt_ros.training.language import training_tokens
@@ -100,24 +102,30 @@ def random_weights(config: ModelConfig, seed: int) -> dict[str, Tensor]:
         return RdtNetwork(config).state_dict()
 
 
-def vision_encoder(recipe: Recipe, config: ModelConfig, kept: Path) -> SiglipEncoder:
-    """The encoder of the recipe, frozen; a random one is drawn once and read from `kept` ever after."""
+def vision_encoder(
+    recipe: Recipe, config: ModelConfig, kept: Path, trained: Path | None
+) -> SiglipEncoder | EfficientNetEncoder:
+    """The encoder with weights `trained` before; without them that of the recipe.
+
+    A random one that stays frozen is drawn once and read from `kept` ever after.
+    """
+    if trained is not None:
+        return _fitting(load_encoder(config.vision, trained), config)
     if recipe.vision == RANDOM and not kept.is_dir():
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(recipe.loader.seed)
-            return _fitting(SiglipEncoder.random(config.vision), config)
-    source = str(kept) if recipe.vision == RANDOM else recipe.vision or HUB_ENCODERS.get(config.vision)
-    if source is None:
-        raise InputError(f"vision: {config.vision} is not on the Hub: give a folder with its weights, or {RANDOM}")
-    return _fitting(SiglipEncoder.load(source), config)
+            return _fitting(random_encoder(config.vision), config)
+    return _fitting(load_encoder(config.vision, kept if recipe.vision == RANDOM else recipe.vision or None), config)
 
 
-def _fitting(encoder: SiglipEncoder, config: ModelConfig) -> SiglipEncoder:
-    found: VisionEncoder = encoder
-    if (found.patches, found.width) != (config.img_patches, config.img_token_dim):
+Encoder = TypeVar("Encoder", bound=VisionEncoder)
+
+
+def _fitting(encoder: Encoder, config: ModelConfig) -> Encoder:
+    if (encoder.patches, encoder.width) != (config.img_patches, config.img_token_dim):
         raise InputError(
             f"vision: expected {config.img_patches} tokens of width {config.img_token_dim} as the network takes, "
-            f"found {found.patches} of {found.width}"
+            f"found {encoder.patches} of {encoder.width}"
         )
     return encoder
 

@@ -150,3 +150,12 @@ def test_where_everything_is_broken_skipping_ends(maker, agilex, tmp_path):
     data = mixture(open_dataset(agilex(folder, corrupt="skip"), RULES), config=PLAIN)
     with pytest.raises(InputError, match="no readable picture"):
         data[0]
+
+
+def test_background_is_encoded_once_a_batch(dataset):
+    for dropout, most in ((0.0, 24), (0.7, 16), (1.0, 8)):
+        config = SampleConfig(condition_dropout=dropout, augment=False)
+        batch = next(batches(mixture(dataset, config=config), Order(4, 0, 1), HERE))
+        pictures = batch.pictures.flatten(0, 1)
+        assert len(batch.distinct) <= most and len(batch.distinct) % 8 == 0
+        assert torch.equal(pictures[batch.distinct][batch.encoded], pictures)

@@ -31,6 +31,8 @@ def batch():
         tokens=torch.randn(2, 5, 64, generator=rng),
         token_mask=torch.tensor([[True] * 5, [True] * 3 + [False] * 2]),
         pictures=torch.randint(0, 256, (2, 6, 96, 96, 3), generator=rng, dtype=torch.uint8),
+        distinct=torch.arange(12),
+        encoded=torch.arange(12),
         state_norms=torch.rand(2, 128, generator=rng),
         datasets=("a", "b"),
         where=("a.hdf5 step 1", "b.hdf5 step 2"),

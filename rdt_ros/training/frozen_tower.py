@@ -1,0 +1,31 @@
+"""SigLIP while it is frozen and the network is compiled: the robot's fast tower, for any number of pictures."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from rdt_ros.model.fast.kernels import Kernels, add_layer_norm
+from rdt_ros.model.fast.stage import compile_cache
+from rdt_ros.model.fast.tower import FastTower
+from rdt_ros.model.vision import SiglipEncoder
+
+
+class FrozenTower(SiglipEncoder):
+    """The encoder with the same weights in fewer and larger operations."""
+
+    def __init__(self, encoder: SiglipEncoder) -> None:
+        super().__init__(encoder.tower)
+        compile_cache()
+        self._fast = FastTower(encoder, _Kernels())
+
+    def tokens(self, images: Tensor) -> Tensor:
+        """(N, 3, image_size, image_size) in -1..1 -> (N, patches, width), where and as the weights are."""
+        return self._fast.tokens(images.to(self.tower.device, self.tower.dtype))
+
+
+class _Kernels(Kernels):
+    """What the tower needs, compiled for any number of pictures: a batch has as many as are not hidden."""
+
+    def __init__(self) -> None:
+        self.add_layer_norm = torch.compile(add_layer_norm)

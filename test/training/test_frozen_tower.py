@@ -1,0 +1,29 @@
+"""The tower that compiled training takes gives the tokens of the plain one, for any number of pictures."""
+
+from __future__ import annotations
+
+import shutil
+
+import pytest
+import torch
+
+from rdt_ros.model.vision import SiglipEncoder
+from rdt_ros.training.frozen_tower import FrozenTower
+
+
+@pytest.mark.parametrize("compiled", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_tokens_are_those_of_the_plain_tower(monkeypatch, compiled):
+    if compiled and not (shutil.which("c++") or shutil.which("g++")):
+        pytest.skip("torch.compile on the CPU needs a C++ compiler")
+    if not compiled:
+        monkeypatch.setattr(torch, "compile", lambda function: function)
+    torch.manual_seed(0)
+    plain = SiglipEncoder.random("tiny")
+    images = torch.rand(13, 3, plain.image_size, plain.image_size) * 2 - 1
+    with torch.no_grad():
+        expected = plain.tokens(images)
+        tower = FrozenTower(plain)
+        assert (tower.image_size, tower.patches, tower.width) == (plain.image_size, plain.patches, plain.width)
+        for count in (13, 8, 3):
+            error = tower.tokens(images[:count]) - expected[:count]
+            assert error.norm() < 1e-5 * expected[:count].norm()
