@@ -186,6 +186,7 @@ def floor(policy: RdtPolicy, settings: Settings, step_ms: float) -> dict[str, An
         "copy_tb_s": rates.copy_bytes_s / 1e12,
         "matrix_tflop_s": rates.matrix_flop_s / 1e12,
         "vision_tflop_a_picture": work.picture_flop / 1e12,
+        "vision_tflop_per_s_of_motion": OBSERVATIONS_A_SECOND * len(CAMERA_ROLES) * work.picture_flop / 1e12,
     }
 
 

@@ -30,9 +30,10 @@ SOLVER_CHOICES: dict[str, dict[str, Any]] = {
     "as it is": {},
     "not compiled": {"compiled": False},
     "one library call a product": {"splits": 1},
-    "2 splits": {"splits": 2},
-    "8 splits": {"splits": 8},
-    "torch's choice of attention": {"picture_attention": "auto"},
+    "4 splits": {"splits": 4},
+    "GELU within the product before it": {"gelu_inside": True},
+    "the library's attention": {"attention": "library"},
+    "the library's, as torch chooses": {"attention": "library", "picture_attention": "auto"},
     "keys and values first": {"overlap": False},
 }
 

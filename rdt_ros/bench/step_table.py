@@ -31,6 +31,7 @@ HEADLINES = {
     "peak memory (GB)": "peak_gb",
     "start of the process to first chunk (s)": "first_chunk_s",
     "GPU time for a second of motion (ms)": "gpu_ms_per_s_of_motion",
+    "SigLIP's work in it (TFLOP)": "vision_tflop_per_s_of_motion",
 }
 
 

@@ -53,11 +53,11 @@ def _measure(args: argparse.Namespace, transport: str) -> dict[str, Any]:
     lines: SimpleQueue[str] = SimpleQueue()
     with Supervisor(Plan(nodes, "", environment(args.domain), ()), lines.put) as supervisor:
         ids = {name: supervisor.pid(node) for name, node in PROCESSES.items()}
-        began = _wait(lines, BEGIN, START_S) is not None
+        began = first_line(lines, BEGIN, START_S) is not None
         if (ended := supervisor.ended()) is not None:
             raise InputError(f"bench sync: {ended[0]} ended with exit code {ended[1]}: {ended[2]}")
         before, start_s = {name: _cpu_s(pid) for name, pid in ids.items()}, time.monotonic()
-        text = _wait(lines, RESULT, args.seconds + START_S) if began else None
+        text = first_line(lines, RESULT, args.seconds + START_S) if began else None
         after, wall_s = {name: _cpu_s(pid) for name, pid in ids.items()}, time.monotonic() - start_s
     keys = ("rate_hz", "latency_ms_p50", "latency_ms_p99", "sent", "received", "lost")
     figures = dict.fromkeys(keys) if text is None else json.loads(text.removeprefix(RESULT[:-1]))
@@ -66,7 +66,7 @@ def _measure(args: argparse.Namespace, transport: str) -> dict[str, Any]:
     return figures
 
 
-def _wait(lines: SimpleQueue[str], start: str, timeout_s: float) -> str | None:
+def first_line(lines: SimpleQueue[str], start: str, timeout_s: float) -> str | None:
     """The first line that starts so, None when time ran out. What the nodes complain about is passed on."""
     deadline = time.monotonic() + timeout_s
     while (left_s := deadline - time.monotonic()) > 0:

@@ -17,6 +17,8 @@ from torch import Tensor
 from rdt_ros.errors import InputError
 from rdt_ros.model.checkpoint import open_checkpoint
 from rdt_ros.model.config import SO400M, config_from_reference
+from rdt_ros.model.fast.stage import FastOptions, fast_options
+from rdt_ros.model.fast.step import FastStep
 from rdt_ros.model.network import RdtNetwork
 from rdt_ros.model.preprocess import background, prepare_picture
 from rdt_ros.model.sampler import action_type, sample
@@ -45,7 +47,8 @@ class RoboticDiffusionTransformerModel:
     or a Hub id.
 
     `action_dtype` is not the reference's: "float32" keeps joint targets exact, "model" rounds them to `dtype` in the
-    sampler and in the robot's units, as the reference does.
+    sampler and in the robot's units, as the reference does. Nor is `backend` (docs/speed.md): all but "eager" prepare
+    for the weights that the model has when it is made.
     """
 
     def __init__(
@@ -59,6 +62,7 @@ class RoboticDiffusionTransformerModel:
         pretrained_vision_encoder_name_or_path: str | None = None,
         *,
         action_dtype: str = "float32",
+        backend: str | FastOptions = "eager",
     ) -> None:
         if image_size is not None:
             raise InputError(f"image_size: expected None, the encoder's own, found {image_size}")
@@ -73,6 +77,8 @@ class RoboticDiffusionTransformerModel:
         source = pretrained_vision_encoder_name_or_path or f"google/{SO400M}"
         self.vision_model = SiglipEncoder.load(source).to(self.device, dtype)
         self.policy = self._network(pretrained).eval().requires_grad_(False)
+        self._fast = self._fast_step(fast_options(backend, self.device))
+        self._followed: Tensor | None = None  # the text whose keys and values the fast step has
 
     def reset(self) -> None:
         """Nothing to do: the model is ready when it is made and keeps nothing between steps."""
@@ -91,24 +97,49 @@ class RoboticDiffusionTransformerModel:
         and of now, None where one is missing; `text_embeds` (1, L, width); `noise` (1, T, 128) is drawn from torch's
         generator where it is None.
         """
-        network, config = self.policy, self.policy.config
+        config = self.policy.config
         state, mask = self._state_and_mask(_checked(proprio, "proprio", (1, len(self._slots))))
         lang = self._text(text_embeds)
-        img = self.vision_model.tokens(self._pictures(images)).flatten(0, 1)[None]
+        pictures = self._pictures(images)
         shape = (1, config.horizon, config.action_dim)
         if noise is None:
             noise = torch.randn(shape, device=self.device, dtype=self.dtype)
         noise = _checked(noise, "noise", shape).to(self.device)
-        conditions = network.encode_conditions(
+        chunk = self._plain_chunk if self._fast is None else self._fast_chunk
+        actions = chunk(lang, pictures, state, mask, noise)[:, :, self._slots]
+        zero, scale = _wires([joint.command_wire for joint in self._robot.joints], actions)
+        return (actions * scale + zero).float()
+
+    def _plain_chunk(self, lang: Tensor, pictures: Tensor, state: Tensor, mask: Tensor, noise: Tensor) -> Tensor:
+        conditions = self.policy.encode_conditions(
             lang,
             torch.ones(lang.shape[:2], dtype=torch.bool, device=self.device),
-            img,
+            self.vision_model.tokens(pictures).flatten(0, 1)[None],
             mask,
             torch.tensor([self.control_frequency], device=self.device),
         )
-        actions = sample(network, conditions, state, noise, self._action_dtype)[:, :, self._slots]
-        zero, scale = _wires([joint.command_wire for joint in self._robot.joints], actions)
-        return (actions * scale + zero).float()
+        return sample(self.policy, conditions, state, noise, self._action_dtype)
+
+    def _fast_chunk(self, lang: Tensor, pictures: Tensor, state: Tensor, mask: Tensor, noise: Tensor) -> Tensor:
+        assert self._fast is not None
+        if self._followed is None or not torch.equal(lang, self._followed):
+            self._fast.follow(lang[0])
+            self._followed = lang.clone()
+        return self._fast.sample_prepared(pictures, state, mask, noise)
+
+    def _fast_step(self, options: FastOptions | None) -> FastStep | None:
+        if options is None:
+            return None
+        return FastStep(
+            self.policy,
+            self.vision_model,
+            device=self.device,
+            rate_hz=self.control_frequency,
+            action_dtype=self._action_dtype,
+            pictures="exact",
+            options=options,
+            report=lambda _text: None,
+        )
 
     def _network(self, pretrained: str | None) -> RdtNetwork:
         if pretrained is not None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import threading
 import time
 from collections import deque
@@ -20,6 +19,7 @@ from rdt_msgs.msg import ActionChunk, ExecutorState, Observation
 from rdt_msgs.srv import SetInstruction
 from std_msgs.msg import String
 
+from rdt_ros import types
 from rdt_ros.errors import InputError
 from rdt_ros.nodes import messages
 from rdt_ros.nodes.diagnostics import diagnostic_array
@@ -37,6 +37,7 @@ from rdt_ros.types import NS_PER_S
 
 if TYPE_CHECKING:
     from rdt_ros.model.instruction import Instructions
+    from rdt_ros.policy.rdt import RdtPolicy
 
 TIMES_KEPT = 1000  # inference times that the percentiles in /diagnostics are of
 RECENT_TIMES = 50  # those that the next one is expected from
@@ -54,7 +55,7 @@ class PolicyConfig:
         "", doc="for rdt: folder or Hub id of the vision encoder; empty: the checkpoint's, from the Hub"
     )
     instructions: str = option("", doc="for rdt: language embeddings (docs/language.md); empty: the checkpoint's own")
-    encoder: str = option("", doc="for rdt: folder or Hub id of a T5 that encodes instructions without embeddings")
+    encoder: str = option("", doc="for rdt: folder or Hub id of a T5 or BERT, for instructions without embeddings")
     action_dtype: str = option(
         "float32", choices=("float32", "model"), doc="for rdt: model rounds joint targets to bf16 as the reference does"
     )
@@ -101,6 +102,7 @@ class PolicyNode(LifecycleNode):
         self._failure = ""
         self._instruction = self._config.instruction
         self._language: Instructions | None = None
+        self._see: Callable[[types.Observation], object] | None = None  # of a policy that keeps what it saw
         self._replanner = Replanner(self._config.replan, self._robot.period_ns, self._config.replan_rows)
         self._plan = CommittedPlan(self._robot)
         self._changed = threading.Condition()
@@ -112,6 +114,7 @@ class PolicyNode(LifecycleNode):
         self._refused = 0
         self._inference_s: deque[float] = deque(maxlen=TIMES_KEPT)
         self._delay_s: deque[float] = deque(maxlen=TIMES_KEPT)  # Observation received to chunk published
+        self._seen_s: deque[float] = deque(maxlen=TIMES_KEPT)
         self._committed_rows = 0  # of the newest chunk
         self._running = False
         self._worker: threading.Thread | None = None
@@ -175,21 +178,21 @@ class PolicyNode(LifecycleNode):
             return TrajectoryPolicy(self._robot, commanded_motion(config.episode, self._robot))
         if config.policy == "rdt":
             policy, self._language = _make_rdt(config, self._robot, self.get_logger().info)
+            self._see = policy.see if policy.fast is not None else None
             if self._language is not None:
                 self._instruction = self._language.instruction
             return policy
         return None
 
     def _on_scene(self, msg: String) -> None:
-        from rdt_ros.sim.expert import plan
-        from rdt_ros.sim.scene import CubeScene
+        from rdt_ros.sim.task import read_scene_text
 
-        scene = CubeScene(**json.loads(msg.data))
-        rows = plan(scene, self._robot.control_rate_hz)
+        scene, task = read_scene_text(msg.data)
+        rows = task.plan(scene, self._robot.control_rate_hz)
         with self._changed:
             self._policy = TrajectoryPolicy(self._robot, rows)
             self._changed.notify()
-        self.get_logger().info(f"planned for {scene}")
+        self.get_logger().info(f"planned {task.name} for {scene}")
 
     def _on_observation(self, msg: Observation) -> None:
         observation = messages.observation(msg)
@@ -249,20 +252,23 @@ class PolicyNode(LifecycleNode):
             if self._answered is None or epoch != self._answered[1]:
                 policy.reset()
             self._answered = (history[-1].stamp_ns, epoch)
-            self._answer(policy, history, epoch, received_s)
+            if not self._answer(policy, history, epoch, received_s):
+                self._look(history[-1])
 
     def _pending(self) -> bool:
         history = self._history.snapshot()
         return bool(history) and self._policy is not None and (history[-1].stamp_ns, self._epoch) != self._answered
 
-    def _answer(self, policy: Policy, history: tuple, epoch: int, received_s: float) -> None:
+    def _answer(self, policy: Policy, history: tuple, epoch: int, received_s: float) -> bool:
+        """Plans anew where that is due; gives whether it was."""
         observation, period_ns = history[-1], self._robot.period_ns
         now_ns, latency_ns = self.get_clock().now().nanoseconds, self._latency_ns()
         until_ns = now_ns + latency_ns + MARGIN_PERIODS * period_ns
         with self._changed:
             rows_left = self._plan.rows_left(now_ns)
             committed = self._plan.rows(observation.stamp_ns, self._robot.action_offset_steps, until_ns)
-        if self._replanner.due(observation.stamp_ns, epoch, rows_left=rows_left, latency_ns=latency_ns):
+        due = self._replanner.due(observation.stamp_ns, epoch, rows_left=rows_left, latency_ns=latency_ns)
+        if due:
             began = time.monotonic()
             given = committed if self._config.realtime_chunking and len(committed) else None
             try:
@@ -270,7 +276,7 @@ class PolicyNode(LifecycleNode):
             except InputError as error:
                 self._refused += 1
                 self.get_logger().error(str(error), throttle_duration_sec=1.0)
-                return
+                return True
             self._chunk_id += 1
             inference_s = time.monotonic() - began
             chunk = dataclasses.replace(chunk, epoch=epoch, chunk_id=self._chunk_id, inference_s=inference_s)
@@ -283,6 +289,26 @@ class PolicyNode(LifecycleNode):
         elif self._config.lockstep:
             stands = joint_chunk(self._robot, observation, np.zeros((0, len(self._robot.joints))), None)
             self._chunks.publish(messages.action_chunk_msg(dataclasses.replace(stands, epoch=epoch)))
+        return due
+
+    def _look(self, observation: types.Observation) -> None:
+        """Encodes an Observation that is not planned from: the next chunk may need its pictures as the older ones.
+
+        Never where a chunk would have to wait for it: not while there is a newer Observation, nor where a whole step
+        takes longer than a period, so that this is done before the next one comes. In lock-step it would let the
+        chunks depend on time.
+        """
+        if self._see is None or self._config.lockstep or not 0 < self._latency_ns() < self._robot.period_ns:
+            return
+        with self._changed:
+            if self._pending():
+                return
+        began = time.monotonic()
+        try:
+            self._see(observation)
+        except InputError:
+            return  # a step that needs this picture says what is wrong with it
+        self._seen_s.append(time.monotonic() - began)
 
     def _latency_ns(self) -> int:
         """How long the next inference is expected to take; 0 before the first one."""
@@ -295,7 +321,10 @@ class PolicyNode(LifecycleNode):
         if self._config.realtime_chunking:
             values["committed_rows"] = self._committed_rows
         if times:
-            for name, series in (("inference_ms", times), ("observation_to_chunk_ms", self._delay_s)):
+            measured = {"inference_ms": times, "observation_to_chunk_ms": self._delay_s, "seen_ms": self._seen_s}
+            for name, series in measured.items():
+                if not series:
+                    continue
                 p50, p99 = np.percentile(np.array(series) * 1e3, (50, 99))
                 values |= {f"{name}_p50": round(p50, 2), f"{name}_p99": round(p99, 2)}
         level, text = DiagnosticStatus.OK, f"{self._config.policy}: {self._chunk_id} chunks"
@@ -330,7 +359,7 @@ def _plan_state(robot: Robot, msg: ExecutorState) -> PlanState:
 
 def _make_rdt(
     config: PolicyConfig, robot: Robot, progress: Callable[[str], object]
-) -> tuple[Policy, Instructions | None]:
+) -> tuple[RdtPolicy, Instructions | None]:
     """The policy of the checkpoint, and what knows its instructions; None for an untrained one, which takes any."""
     if not config.checkpoint:
         raise InputError("checkpoint: expected a file, a folder, a Hub id or random:SIZE, found nothing")

@@ -15,23 +15,23 @@ from torch.nn.utils.rnn import pad_sequence
 
 from rdt_ros.errors import InputError
 from rdt_ros.model.checkpoint import Checkpoint, open_checkpoint
-from rdt_ros.model.config import SO400M, ModelConfig, model_size
+from rdt_ros.model.config import model_size
+from rdt_ros.model.efficientnet import EfficientNetEncoder
 from rdt_ros.model.fast.encoder import PICTURES
-from rdt_ros.model.fast.stage import FastOptions, check_backend
+from rdt_ros.model.fast.stage import FastOptions, fast_options
 from rdt_ros.model.fast.step import FastStep
 from rdt_ros.model.language import HashedWords, LanguageEncoder
 from rdt_ros.model.network import RdtNetwork
 from rdt_ros.model.preprocess import prepare_pictures
 from rdt_ros.model.sampler import Prefix, action_type, sample
 from rdt_ros.model.store import InstructionStore
-from rdt_ros.model.vision import SiglipEncoder, VisionEncoder
+from rdt_ros.model.vision import VisionEncoder, load_encoder, random_encoder
 from rdt_ros.robot.description import CAMERA_ROLES, Robot, load_robot
 from rdt_ros.robot.vector import SLOTS
 from rdt_ros.types import NS_PER_S, ActionChunk, Observation
 
 UNTRAINED_OUTPUT_STD = 0.02  # of the last Linear's random weights
 UNTRAINED = "random:"  # before a size, in place of a checkpoint
-HUB_ENCODERS = {SO400M: f"google/{SO400M}"}
 
 
 def _silent(_text: str) -> None:
@@ -86,7 +86,7 @@ class RdtPolicy:
         self._slots = [SLOTS[channel] for channel in robot.channels]
         self._columns = torch.tensor(self._slots, device=self._device)
         self._followed: str | None = None  # whose tokens the fast step has
-        options = _fast_options(backend, self._device)
+        options = fast_options(backend, self._device)
         pictures = _pictures(pictures, self._device, options)
         self.fast: FastStep | None = None
         if options is not None:
@@ -120,15 +120,15 @@ class RdtPolicy:
     ) -> RdtPolicy:
         """The policy of a checkpoint of any form (docs/checkpoints.md) or opened, or untrained for `random:SIZE`.
 
-        What is None comes with the checkpoint: the robot, the instructions; the vision encoder is the one of its
-        config from the Hub, `vision` may be a folder or an id. `device` "auto" takes a GPU where there is one;
-        `dtype` None is bf16 there and float32 on the CPU. It is ready when this returns.
+        What is None comes with the checkpoint: the robot, the instructions, a vision encoder that was trained along
+        (otherwise that of its config, from the Hub); `vision` may be a folder or an id. `device` "auto" takes a GPU
+        where there is one; `dtype` None is bf16 there and float32 on the CPU. It is ready when this returns.
         """
         robot = load_robot(robot) if isinstance(robot, str) else robot
         if str(device) == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
         device = torch.device(device)
-        _pictures(pictures, device, _fast_options(backend, device))  # refused before anything is loaded
+        _pictures(pictures, device, fast_options(backend, device))  # refused before anything is loaded
         dtype = dtype or (torch.float32 if device.type == "cpu" else torch.bfloat16)
         settings: dict[str, Any] = {
             "seed": seed,
@@ -148,7 +148,7 @@ class RdtPolicy:
         # The network comes last: it is the one that takes time.
         progress(f"loading {checkpoint.path}")
         language = _language(checkpoint, language)
-        vision = _vision(checkpoint.config, vision, device, dtype)
+        vision = _vision(checkpoint, vision, device, dtype)
         return cls(robot, checkpoint.network(device, dtype), vision, language, **settings)
 
     @classmethod
@@ -177,7 +177,7 @@ class RdtPolicy:
                 torch.cuda.manual_seed(seed)
             network = RdtNetwork(config)
             nn.init.normal_(network.model.final_layer.ffn_final.fc2.weight, std=UNTRAINED_OUTPUT_STD)
-            vision = SiglipEncoder.random(config.vision).to(device, dtype)
+            vision = random_encoder(config.vision).to(device, dtype)
         language = HashedWords(config.lang_token_dim)
         return cls(robot, network.to(dtype), vision, language, seed=seed, device=device, **settings)
 
@@ -435,14 +435,6 @@ def default_type(dtype: torch.dtype) -> Iterator[None]:
         torch.set_default_dtype(before)
 
 
-def _fast_options(backend: str | FastOptions, device: torch.device) -> FastOptions | None:
-    """None for the plain network; InputError for a backend that the device does not have."""
-    if isinstance(backend, FastOptions):
-        return backend
-    backend = check_backend(backend, device)
-    return None if backend == "eager" else FastOptions(compiled=backend == "compile")
-
-
 def _pictures(setting: str, device: torch.device, options: FastOptions | None) -> str:
     """Where pictures are prepared: "exact" or "device"."""
     if setting not in PICTURES:
@@ -472,10 +464,12 @@ def _language(checkpoint: Checkpoint, given: LanguageEncoder | str | Path | None
 
 
 def _vision(
-    config: ModelConfig, given: VisionEncoder | str | None, device: torch.device, dtype: torch.dtype
+    checkpoint: Checkpoint, given: VisionEncoder | str | None, device: torch.device, dtype: torch.dtype
 ) -> VisionEncoder:
     """The given encoder, or the weights of the given folder or id, or those that the network was trained with."""
-    source = given if given is not None else HUB_ENCODERS.get(config.vision)
-    if source is None:
-        raise InputError(f"vision encoder {config.vision}: not on the Hub: give a folder with its weights")
-    return SiglipEncoder.load(source).to(device, dtype) if isinstance(source, str) else source
+    if given is not None and not isinstance(given, str):
+        return given
+    encoder = load_encoder(checkpoint.config.vision, given or checkpoint.vision)
+    if isinstance(encoder, EfficientNetEncoder):
+        encoder = encoder.fused()
+    return encoder.to(device, dtype)

@@ -14,6 +14,7 @@ from rdt_ros.compat.agilex_model import RoboticDiffusionTransformerModel, create
 from rdt_ros.errors import InputError
 from rdt_ros.model.checkpoint import save_checkpoint
 from rdt_ros.model.config import MODEL_SIZES, config_to_json
+from rdt_ros.model.fast.stage import FastOptions
 from rdt_ros.model.network import RdtNetwork
 from rdt_ros.model.vision import VISION_SIZES, SiglipEncoder
 from rdt_ros.policy.rdt import RdtPolicy
@@ -101,6 +102,20 @@ def test_a_step_gives_command_units_of_what_the_policy_gives(model: Any, network
     assert rows.shape == (1, 64, 14)
     assert rows.dtype == torch.float32
     assert (rows - expected).abs().max() < TOLERANCE
+
+
+def test_the_fast_step_gives_the_same(make: Any, model: Any):
+    fast = make(backend=FastOptions(compiled=False))
+    pictures = [picture(64, 48, seed) for seed in range(5)] + [None]
+
+    for text in (TEXT_EMBEDS, TEXT_EMBEDS[:, :3], TEXT_EMBEDS[:, :3]):
+        expected = model.step(PROPRIO, pictures, text, NOISE)
+        assert (fast.step(PROPRIO, pictures, text, NOISE) - expected).norm() < TOLERANCE * expected.norm()
+
+
+def test_a_backend_that_the_device_has_not_is_refused(make: Any):
+    with pytest.raises(InputError, match="expected eager or compile on cpu"):
+        make(backend="graph")
 
 
 def test_every_form_of_weights_gives_the_same(make: Any, model: Any, network: RdtNetwork, tmp_path: Path):

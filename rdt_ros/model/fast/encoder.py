@@ -101,6 +101,12 @@ class FastEncoder:
             assert tokens is not None  # finish() came before
             rows.copy_(tokens)
 
+    def tokens(self, images: Tensor, out: Tensor) -> None:
+        """Tokens of a step's prepared pictures (6, 3, size, size), one after the other into (6 * patches, width)."""
+        self._images.copy_(images)
+        self._stages[MOST]()
+        out.copy_(self._encoded.flatten(0, 1))
+
     def encode(self, count: int) -> Stage:
         """What encodes the first `count` prepared pictures, one of BATCHES."""
         return self._stages[count]

@@ -6,6 +6,7 @@ Everything in between is float32, rounded once at the end; M is the number of to
 from __future__ import annotations
 
 import contextlib
+import math
 from contextlib import AbstractContextManager
 
 import torch
@@ -96,6 +97,12 @@ def queries(parts: Tensor, bias: Tensor, weight: Tensor, form: Norm) -> Tensor:
     return rms(total(parts, bias).unflatten(-1, (-1, len(weight))), weight, form)
 
 
+def joined(answers: Tensor, weights: Tensor, like: Tensor) -> Tensor:
+    """Answers (E, M, D) to stretches of keys, logarithms (base 2) of their weights (E, M, H) -> (M, D) as `like` is."""
+    share = torch.softmax(weights * math.log(2), dim=0)
+    return (answers.unflatten(-1, (weights.shape[-1], -1)) * share[..., None]).sum(0).flatten(1).to(like.dtype)
+
+
 def normalise_keys(keys: Tensor, weight: Tensor, form: Norm) -> None:
     """Norm of keys (M, H, D/H) in place."""
     keys.copy_(rms(keys, weight, form))
@@ -134,6 +141,7 @@ class Kernels:
         self.embed = recorder.compiled(embed)
         self.self_heads = recorder.compiled(self_heads)
         self.queries = recorder.compiled(queries)
+        self.joined = recorder.compiled(joined)
         self.normalise_keys = recorder.compiled(normalise_keys)
         self.add_layer_norm = recorder.compiled(add_layer_norm)
         self.adaptor_input = recorder.compiled(adaptor_input)

@@ -15,10 +15,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rdt_ros.model.fast.kernels import Kernels, attention_by, gelu_linear, normalise_keys, product
-from rdt_ros.model.fast.stage import Recorder, Stage
-from rdt_ros.model.network import Block, CrossAttention, RdtNetwork, RmsNorm
+from rdt_ros.model.fast.stage import FastOptions, Recorder, Stage
+from rdt_ros.model.network import Attention, Block, CrossAttention, RdtNetwork, RmsNorm
 from rdt_ros.model.sampler import Prefix, solver_steps
 
+OWN_HEADS = (16, 32, 64)  # widths of a head that our own attention takes where nobody chose
+OWN_HORIZON = 125  # rows of a chunk up to which it does; with their three companions 128
 SHORT_INSTRUCTION = 64  # tokens up to which a stage of its own looks at no more
 
 
@@ -37,6 +39,7 @@ class FastSolver:
         self._network = network
         self._options = recorder.options
         self._kernels = kernels
+        self._own = _own_attention(self._options, network, device)
         self._side = torch.cuda.Stream(device) if device.type == "cuda" and self._options.overlap else None
 
         def buffer(*shape: int, dtype: torch.dtype = dtype) -> Tensor:
@@ -157,23 +160,39 @@ class FastSolver:
     def _block(self, block: Block, i: int, x: Tensor, h: Tensor, after: RmsNorm, length: int) -> tuple[Tensor, Tensor]:
         """The residual x (N, D) and its norm h -> the same behind the block, with the norm `after`."""
         kernels, attn, cross = self._kernels, block.attn, block.cross_attn
-        parts = self._product(h, attn.qkv)
-        q, k, v = kernels.self_heads(parts, attn.qkv.bias, attn.q_norm.weight, attn.k_norm.weight, attn.q_norm.form)
-        parts = self._product(_attend(q, k, v), attn.proj)
+        parts = self._product(self._within(attn, h), attn.proj)
         x, h = kernels.add_norm(x, parts, attn.proj.bias, block.norm2.weight, block.norm2.form)
-
-        q = kernels.queries(self._product(h, cross.q), cross.q.bias, cross.q_norm.weight, cross.q_norm.form)
-        if i % 2:
-            with attention_by(self._options.picture_attention, q):
-                answer = _attend(q, *_heads(self._img[i // 2], cross))
-        else:
-            answer = _attend(q, *_heads(self._lang[i // 2, :length], cross), self._lang_bias[:length])
-        parts = self._product(answer, cross.proj)
+        parts = self._product(self._across(cross, h, i, length), cross.proj)
         x, h = kernels.add_norm(x, parts, cross.proj.bias, block.norm3.weight, block.norm3.form)
+        fc1, fc2 = block.ffn.fc1, block.ffn.fc2
+        if self._options.gelu_inside:
+            hidden = gelu_linear(h, fc1.weight, fc1.bias)
+        else:
+            hidden = kernels.activated(self._product(h, fc1), fc1.bias)
+        return kernels.add_norm(x, self._product(hidden, fc2), fc2.bias, after.weight, after.form)
 
-        ffn = block.ffn
-        hidden = kernels.activated(self._product(h, ffn.fc1), ffn.fc1.bias)
-        return kernels.add_norm(x, self._product(hidden, ffn.fc2), ffn.fc2.bias, after.weight, after.form)
+    def _within(self, attn: Attention, h: Tensor) -> Tensor:
+        """Attention of the tokens h (N, D) to each other, (N, D)."""
+        parts, norms = self._product(h, attn.qkv), (attn.q_norm.weight, attn.k_norm.weight, attn.q_norm.form)
+        if self._own is not None:
+            return self._own.attend_within(parts, attn.qkv.bias, *norms)
+        return _attend(*self._kernels.self_heads(parts, attn.qkv.bias, *norms))
+
+    def _across(self, cross: CrossAttention, h: Tensor, i: int, length: int) -> Tensor:
+        """Attention of the tokens h (N, D) to the condition of block i, (N, D)."""
+        queries = self._product(h, cross.q), cross.q.bias, cross.q_norm.weight, cross.q_norm.form
+        if i % 2:
+            kept, bias = self._img[i // 2], None
+        else:
+            kept, bias = self._lang[i // 2, :length], self._lang_bias[:length]
+        if self._own is not None and bias is None:
+            answers, weights = self._own.attend_in_stretches(*queries, kept, self._options.stretches)
+            return self._kernels.joined(answers, weights, cross.q.bias)
+        if self._own is not None:
+            return self._own.attend_to(*queries, kept, bias)
+        q = self._kernels.queries(*queries)
+        with attention_by(self._options.picture_attention if i % 2 else "auto", q):
+            return _attend(q, *_heads(kept, cross), bias)
 
     def _adapt(self, x: Tensor) -> tuple[Tensor, nn.Linear]:
         """The state adaptor up to its last Linear, whose product comes without bias."""
@@ -184,6 +203,19 @@ class FastSolver:
 
     def _product(self, x: Tensor, linear: nn.Linear) -> Tensor:
         return product(x, linear.weight, self._options.splits)
+
+
+def _own_attention(options: FastOptions, network: RdtNetwork, device: torch.device) -> Any:
+    """The module of our own kernels, None where the library's are taken."""
+    config = network.config
+    head = config.hidden_size // config.num_heads
+    made_for_it = head in OWN_HEADS and config.horizon <= OWN_HORIZON and network.dtype != torch.float32
+    automatic = options.compiled and device.type == "cuda" and made_for_it
+    if options.attention == "library" or (options.attention == "auto" and not automatic):
+        return None
+    from rdt_ros.model.fast import attention  # needs Triton, which comes with torch for CUDA
+
+    return attention
 
 
 def _project(block: CrossAttention, condition: Tensor, kept: Tensor, normalise: Callable[..., None]) -> None:

@@ -27,7 +27,10 @@ class FastOptions:
 
     compiled: bool = True  # the operations between two matrix products become one kernel
     splits: int = 2  # parts of the inner axis that a small matrix product is cut into, so that all processors read
-    picture_attention: str = "flash"  # kernel of the attention to pictures; "auto" is torch's own choice
+    attention: str = "auto"  # "own" (attention.py), "library"; "auto": own where compiled on CUDA
+    stretches: int = 4  # of the pictures' keys, for our own
+    gelu_inside: bool = False  # the library applies the blocks' GELU to a product before it writes it, uncut
+    picture_attention: str = "flash"  # the library's kernel of attention to pictures; "auto" is torch's own choice
     tower_attention: str = "auto"  # kernel of SigLIP's attention
     overlap: bool = True  # keys and values of the pictures are computed while the first solver step runs
 
@@ -46,6 +49,14 @@ def check_backend(backend: str, device: torch.device) -> str:
     if backend == "compile" and not cuda and not (shutil.which("c++") or shutil.which("g++")):
         raise InputError("backend: expected a C++ compiler (g++) for 'compile' on the CPU, found none")
     return backend
+
+
+def fast_options(backend: str | FastOptions, device: torch.device) -> FastOptions | None:
+    """The choices that a backend stands for, None for the plain network; InputError where the device has it not."""
+    if isinstance(backend, FastOptions):
+        return backend
+    backend = check_backend(backend, device)
+    return None if backend == "eager" else FastOptions(compiled=backend == "compile")
 
 
 def compile_cache() -> Path:

@@ -71,3 +71,9 @@ class FastStep:
         self.encoder.finish(begun)
         self.encoder.collect(jpegs, self.solver.picture_tokens)
         return self.solver.run()
+
+    def sample_prepared(self, images: Tensor, state: Tensor, mask: Tensor, noise: Tensor) -> Tensor:
+        """`sample` of six prepared pictures, (6, 3, size, size) in -1..1; their tokens are not kept."""
+        self.solver.load(state, mask, noise, None)
+        self.encoder.tokens(images, self.solver.picture_tokens)
+        return self.solver.run()

@@ -1,0 +1,106 @@
+"""The Triton kernels against the library: on a GPU as they are, elsewhere through Triton's interpreter."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from rdt_ros.model.config import MODEL_SIZES
+from rdt_ros.model.fast import kernels
+from rdt_ros.model.fast.solver import FastSolver
+from rdt_ros.model.fast.stage import FastOptions, Recorder
+from rdt_ros.model.network import RdtNetwork
+
+CUDA = torch.cuda.is_available()
+INTERPRETED = "TRITON_INTERPRET" in os.environ  # read when triton is imported, so in a process of its own
+DEVICE = torch.device("cuda" if CUDA else "cpu")
+DTYPE = torch.bfloat16 if CUDA else torch.float32
+TOLERANCE = 2e-2 if CUDA else 1e-5  # relative
+runs_here = pytest.mark.skipif(not (CUDA or INTERPRETED), reason="needs a GPU or Triton's interpreter")
+if CUDA or INTERPRETED:
+    from rdt_ros.model.fast import attention
+
+
+@pytest.mark.skipif(CUDA or INTERPRETED, reason="the tests below run as they are")
+@pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="needs triton")
+def test_the_rest_passes_through_the_interpreter():
+    command = [sys.executable, "-m", "pytest", "-q", __file__]
+    done = subprocess.run(command, env=os.environ | {"TRITON_INTERPRET": "1"}, stdout=subprocess.PIPE, text=True)
+    assert done.returncode == 0, done.stdout
+
+
+def normal(*shape: int, dtype: torch.dtype = DTYPE) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(sum(shape))
+    return torch.randn(shape, generator=generator).to(DEVICE, dtype)
+
+
+def check(found: torch.Tensor, expected: torch.Tensor) -> None:
+    assert found.shape == expected.shape
+    assert (found.float() - expected.float()).norm() < TOLERANCE * expected.float().norm()
+
+
+@runs_here
+@pytest.mark.parametrize("form", ["variance", "mean_square"])
+@pytest.mark.parametrize("rows, heads, head", [(67, 4, 32), (5, 2, 16)])
+def test_attention_within_is_that_of_the_library(rows: int, heads: int, head: int, form: kernels.Norm):
+    parts, bias = normal(2, rows, 3 * heads * head, dtype=torch.float32), normal(3 * heads * head)
+    norms = normal(head), normal(head) + 1, form
+
+    answer = attention.attend_within(parts, bias, *norms)
+
+    q, k, v = (x.transpose(0, 1)[None].float() for x in kernels.self_heads(parts, bias, *norms))
+    check(answer, F.scaled_dot_product_attention(q, k, v)[0].transpose(0, 1).flatten(1))
+
+
+def library(parts: torch.Tensor, bias: torch.Tensor, norm: torch.Tensor, kept: torch.Tensor, known: int):
+    """Attention to the first `known` of the keys."""
+    q = kernels.queries(parts, bias, norm, "variance").transpose(0, 1)[None].float()
+    heads = kept[:known].unflatten(-1, (2, q.shape[1], -1)).unbind(1)
+    k, v = (x.transpose(0, 1)[None].float() for x in heads)
+    return F.scaled_dot_product_attention(q, k, v)[0].transpose(0, 1).flatten(1)
+
+
+@runs_here
+@pytest.mark.parametrize("keys, known", [(64, 10), (64, 64), (150, 1), (150, 140)])
+def test_attention_to_an_instruction_is_that_of_the_library(keys: int, known: int):
+    queries = normal(3, 67, 64, dtype=torch.float32), normal(64), normal(32)
+    kept, added = normal(keys, 2 * 64), torch.zeros(keys, device=DEVICE, dtype=DTYPE)
+    added[known:] = -torch.inf
+
+    check(attention.attend_to(*queries, "variance", kept, added), library(*queries, kept, known))
+
+
+@runs_here
+@pytest.mark.parametrize("keys, stretches", [(200, 3), (64, 1), (8, 4)])
+def test_attention_in_stretches_is_that_of_the_library(keys: int, stretches: int):
+    queries, kept = (normal(3, 67, 64, dtype=torch.float32), normal(64), normal(32)), normal(keys, 2 * 64)
+
+    answers, weights = attention.attend_in_stretches(*queries, "variance", kept, stretches)
+
+    check(kernels.joined(answers, weights, kept), library(*queries, kept, keys))
+
+
+@runs_here
+def test_a_chunk_is_that_of_the_library():
+    with torch.random.fork_rng(), torch.device(DEVICE):
+        torch.manual_seed(0)
+        network = RdtNetwork(dataclasses.replace(MODEL_SIZES["tiny"], num_inference_timesteps=2))
+        torch.nn.init.normal_(network.model.final_layer.ffn_final.fc2.weight, std=0.1)
+    network = network.to(DTYPE).requires_grad_(False)
+    chunks = []
+    for choice in ("library", "own"):
+        recorder = Recorder(DEVICE, FastOptions(compiled=False, attention=choice))
+        with torch.inference_mode():
+            solver = FastSolver(network, 25.0, torch.float32, recorder, kernels.Kernels(recorder))
+            solver.picture_tokens.copy_(normal(*solver.picture_tokens.shape))
+            solver.follow(normal(20, network.config.lang_token_dim))
+            solver.load(normal(1, 1, 128), torch.ones(1, 1, 128), normal(1, 64, 128), None)
+            chunks.append(solver.run().clone())
+    check(chunks[1], chunks[0])
