@@ -11,8 +11,8 @@ from typing import Any
 
 from rdt_ros.episodes.reader import EpisodeReader
 from rdt_ros.errors import InputError
-from rdt_ros.robot.description import load_robot
-from rdt_ros.share import share_dir
+from rdt_ros.robot.description import load_robot, shipped_robots
+from rdt_ros.share import checkpoint_path, share_dir
 
 SIM_NAMESPACE = "sim"
 SIM_DOMAIN_ID = "77"  # far from the default 0, so that a simulated arm never hears a real one's commands
@@ -52,7 +52,7 @@ class Plan:
 _ROBOT = Argument(
     "robot",
     "",
-    "robot file: a shipped name or a YAML path; empty: agilex, sim_aloha, or the episode's",
+    "robot file: a shipped name or a YAML path; empty: the checkpoint's or the episode's own, else agilex or sim_aloha",
 )
 _COMMON = (
     Argument("namespace", "", "ROS namespace of all nodes and topics; empty: none, or `sim` with a simulated source"),
@@ -62,14 +62,20 @@ _COMMON = (
 _SIM = (
     Argument("sim", "false", "true: the simulated robot takes the robot's place"),
     Argument("seed", "0", "decides the simulated scene, and the policy's noise"),
+    Argument("task", "hand_over", "what is to be done in the simulated scene, and judged: hand_over or lift"),
+    Argument("max_yaw", "0", "the simulated cube is turned by up to this to either side, in rad"),
     Argument("viewer", "false", "true: show the simulation in a window"),
     Argument("lockstep", "false", "true: the simulator waits for the commands (tests and evaluation)"),
 )
 _POLICY = (
-    Argument("checkpoint", "", "for policy:=rdt: file, folder or Hub id; or random:SIZE (tiny, rdt-170m, rdt-1b)"),
+    Argument(
+        "checkpoint",
+        "",
+        "for policy:=rdt: file, folder, Hub id, sim_cube (shipped), or random:SIZE (tiny, small, rdt-170m, rdt-1b)",
+    ),
     Argument("instruction", "", "what the robot shall do: words, or a file of their embeddings"),
     Argument("instructions", "", "language embeddings of rdt encode, or older files; empty: the checkpoint's own"),
-    Argument("encoder", "", "folder or Hub id of a T5, for words without embeddings; empty: they are refused"),
+    Argument("encoder", "", "folder or Hub id of a T5 or BERT, for words without embeddings; empty: they are refused"),
     Argument("vision", "", "folder or Hub id of the vision encoder; empty: the checkpoint's, from the Hub"),
     Argument("device", "auto", "where the policy computes: auto, cpu or cuda"),
     Argument("episode", "", "for policy:=replay: the recorded episode to repeat"),
@@ -98,7 +104,7 @@ ARGUMENTS: dict[str, tuple[Argument, ...]] = {
         Argument(
             "autostart",
             "false",
-            "true: record (and, with sim:=true, let the scripted expert begin) at once; false: after recorder/start",
+            "true: record at once; false: after recorder/start. With sim:=true the scripted expert begins with it",
         ),
         *_SIM,
         *_COMMON,
@@ -205,6 +211,11 @@ class _Arguments:
 
 
 def _default_robot(deployment: str, args: _Arguments) -> str:
+    own = checkpoint_path(args["checkpoint"]) / "robot.yaml"
+    if args["checkpoint"] and own.is_file():
+        # Of the robot that the network was trained on: its present file where there is one, whose limits may be newer.
+        name = load_robot(own).name
+        return name if name in shipped_robots() else str(own)
     if deployment == "replay" and args["source"].endswith(".hdf5"):
         with EpisodeReader(args["source"]) as episode:
             return episode.robot.name
@@ -212,8 +223,17 @@ def _default_robot(deployment: str, args: _Arguments) -> str:
 
 
 def _sim_node(args: _Arguments, robot: str) -> NodeSpec:
-    parameters = {"seed": args.number("seed", int), "lockstep": args.flag("lockstep"), "viewer": args.flag("viewer")}
-    return NodeSpec("sim", {"robot": robot, **parameters})
+    return NodeSpec(
+        "sim",
+        {
+            "robot": robot,
+            "task": args["task"],
+            "seed": args.number("seed", int),
+            "max_yaw": args.number("max_yaw", float),
+            "lockstep": args.flag("lockstep"),
+            "viewer": args.flag("viewer"),
+        },
+    )
 
 
 def _policy_node(args: _Arguments, robot: str, clock: Mapping[str, Any]) -> NodeSpec:
@@ -288,14 +308,10 @@ def _record(args: _Arguments, robot: str) -> tuple[NodeSpec, ...]:
     if args.flag("sim"):
         return (
             _sim_node(args, robot),
-            _teleop_node(robot, autostart=args.flag("autostart"), lockstep=args.flag("lockstep")),
+            NodeSpec("teleop", {"robot": robot, "lockstep": args.flag("lockstep")}),  # begins when the recorder does
             *nodes,
         )
     return nodes
-
-
-def _teleop_node(robot: str, *, autostart: bool, lockstep: bool) -> NodeSpec:
-    return NodeSpec("teleop", {"robot": robot, "autostart": autostart, "lockstep": lockstep})
 
 
 def _replay(args: _Arguments, robot: str) -> tuple[NodeSpec, ...]:
@@ -310,4 +326,4 @@ def _replay(args: _Arguments, robot: str) -> tuple[NodeSpec, ...]:
 
 def _sim(args: _Arguments, robot: str) -> tuple[NodeSpec, ...]:
     nodes = (_sim_node(args, robot),)
-    return (*nodes, _teleop_node(robot, autostart=True, lockstep=False)) if args.flag("teleop") else nodes
+    return (*nodes, NodeSpec("teleop", {"robot": robot, "autostart": True})) if args.flag("teleop") else nodes

@@ -67,6 +67,7 @@ def test_record_never_runs_an_executor():
     assert names(bringup.plan("record", {"output": "o"})) == ["camera_sync", "recorder"]
     plan = bringup.plan("record", {"output": "o", "sim": "true"})
     assert names(plan) == ["sim", "teleop", "camera_sync", "recorder"]
+    assert "autostart" not in parameters(plan, "teleop")  # it begins when the recorder does
     assert parameters(plan, "camera_sync")["leader"] is True
 
 
@@ -76,6 +77,8 @@ def test_replay_and_sim():
     assert names(plan) == ["replay", "camera_sync", "policy"]
     assert names(bringup.plan("sim", {})) == ["sim"]
     assert names(bringup.plan("sim", {"teleop": "true"})) == ["sim", "teleop"]
+    sim = parameters(bringup.plan("sim", {"task": "lift", "max_yaw": "0.5"}), "sim")
+    assert (sim["task"], sim["max_yaw"]) == ("lift", 0.5)
 
 
 def test_discovery_stays_on_this_host_unless_the_user_opens_it(monkeypatch):

@@ -22,6 +22,7 @@ from std_msgs.msg import String
 from std_srvs.srv import Trigger
 
 from rdt_ros.errors import InputError
+from rdt_ros.evaluation.episode_clock import episode_start_ns
 from rdt_ros.nodes import messages
 from rdt_ros.nodes.diagnostics import diagnostic_array
 from rdt_ros.nodes.ownership import refuse_published
@@ -37,6 +38,7 @@ from rdt_ros.types import NS_PER_S
 
 if TYPE_CHECKING:
     from rdt_ros.sim.robot import SimRobot
+    from rdt_ros.sim.task import Task
 
 DEPTH = 10
 WATCH_PERIOD_S = 1.0
@@ -50,6 +52,7 @@ class SimConfig:
     """Settings of the simulator."""
 
     robot: str = option("sim_aloha", doc="Robot file: a shipped name or a path")
+    task: str = option("hand_over", doc="What is to be done in the scene, judged by ~/outcome: hand_over or lift")
     seed: int = option(0, low=0, doc="Decides the scene; every reset takes the next one")
     max_yaw: float = option(0.0, unit="rad", low=0, high=math.pi, doc="The cube is turned by up to this to either side")
     lockstep: bool = option(False, doc="Wait for the commands of every tick instead of running in real time")
@@ -75,6 +78,7 @@ class SimNode(Node):
         if self._config.lockstep and self._config.system_time:
             raise InputError("sim.system_time: expected false in lock-step, found true")
         check_rendering()
+        self._task = self._find_task()
         refuse_published(self, self._topics())
         self._sim = self._make_sim()
         self._make_endpoints()
@@ -107,13 +111,20 @@ class SimNode(Node):
             topics += [camera.topic, f"{camera.topic}/compressed"]
         return topics if self._config.system_time else [*topics, "/clock"]
 
+    def _find_task(self) -> Task:
+        from rdt_ros.sim.task import find_task  # not before check_rendering: importing MuJoCo may load OpenGL
+
+        return find_task(self._config.task)
+
     def _make_sim(self) -> SimRobot:
-        from rdt_ros.sim.camera import CameraRenderer  # not before check_rendering: importing MuJoCo may load OpenGL
+        from rdt_ros.sim.camera import CameraRenderer
         from rdt_ros.sim.robot import SimRobot
         from rdt_ros.sim.viewer import open_viewer
 
         start_ns = time.time_ns() if self._config.system_time else 0
         start_ns += self._robot.period_ns - start_ns % self._robot.period_ns  # ROS takes time 0 for "no clock yet"
+        if self._config.lockstep:
+            start_ns = episode_start_ns(self._config.seed, self._robot.period_ns)
         sim = SimRobot(self._robot, start_ns=start_ns)
         self._renderer = CameraRenderer(sim.model)
         self._viewer = open_viewer(sim.model, sim.data) if self._config.viewer else None
@@ -161,11 +172,13 @@ class SimNode(Node):
             self._begin_waiting()
 
     def _on_reset(self, _request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
-        """The next seed's scene. In lock-step it begins at the next tick, so that no tick has two pictures."""
+        """The next seed's scene. In lock-step it begins at the seed's own time, so that no tick has two pictures."""
         self._command = None
+        scene = dataclasses.replace(self._scene, seed=self._scene.seed + 1)
         if self._config.lockstep:
-            self._advance(self._robot.period_ns)
-        self._set_scene(dataclasses.replace(self._scene, seed=self._scene.seed + 1))
+            start_ns = episode_start_ns(scene.seed, self._robot.period_ns)
+            self._sim.time_ns = max(start_ns, self._sim.time_ns + self._robot.period_ns)
+        self._set_scene(scene)
         if self._config.lockstep:
             self._send_all()
             self._begin_waiting()
@@ -261,9 +274,9 @@ class SimNode(Node):
 
     def _set_scene(self, scene: CubeScene) -> None:
         self._scene = scene
-        self._sim.reset(scene)
-        self._scene_publisher.publish(String(data=json.dumps(dataclasses.asdict(scene))))
-        self.get_logger().info(f"scene of seed {scene.seed}")
+        self._sim.reset(scene, self._task)
+        self._scene_publisher.publish(String(data=self._task.scene_text(scene)))
+        self.get_logger().info(f"scene of seed {scene.seed}, {self._task.name}")
 
     def _send_all(self) -> None:
         self._send_clock()
@@ -310,7 +323,7 @@ class SimNode(Node):
 
     def _send_outcome(self) -> None:
         outcome = dataclasses.asdict(self._sim.outcome())
-        outcome |= {"sim_time": self._sim.time_ns / NS_PER_S, "seed": self._scene.seed}
+        outcome |= {"sim_time": self._sim.time_ns / NS_PER_S, "seed": self._scene.seed, "task": self._task.name}
         self._outcome_publisher.publish(String(data=json.dumps(outcome)))
 
 

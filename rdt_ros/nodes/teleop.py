@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 
 import numpy as np
 from rclpy.node import Node
-from rdt_msgs.msg import Observation
+from rdt_msgs.msg import Observation, RecorderState
 from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import JointState
 from std_msgs.msg import String
@@ -19,8 +18,8 @@ from rdt_ros.nodes.process import run_node
 from rdt_ros.nodes.qos import LATCHED, OBSERVATIONS
 from rdt_ros.options import option
 from rdt_ros.robot.description import load_robot
-from rdt_ros.sim.expert import plan
 from rdt_ros.sim.scene import CubeScene
+from rdt_ros.sim.task import read_scene_text
 
 DEPTH = 10
 
@@ -30,7 +29,9 @@ class TeleopConfig:
     """Settings of the scripted teleoperator."""
 
     robot: str = option("sim_aloha", doc="Robot file: a shipped name or a path")
-    autostart: bool = option(False, doc="Begin each scene by itself; false: after the service ~/start")
+    autostart: bool = option(
+        False, doc="Begin each scene by itself; false: when the recorder begins, or after the service ~/start"
+    )
     lockstep: bool = option(False, doc="Send a tick only once the Observation of the tick before is out: none is lost")
 
 
@@ -60,13 +61,19 @@ class TeleopNode(Node):
         self.create_subscription(Clock, "/clock", self._on_clock, DEPTH)
         if self._config.lockstep:
             self.create_subscription(Observation, "observation", self._on_observation, OBSERVATIONS)
+        self.create_subscription(RecorderState, "recorder/state", self._on_recorder, DEPTH)
         self.create_service(Trigger, "~/start", self._on_start)
 
     def _on_scene(self, msg: String) -> None:
-        self._scene = CubeScene(**json.loads(msg.data))
-        self._plan = plan(self._scene, self._robot.control_rate_hz)
+        self._scene, task = read_scene_text(msg.data)
+        self._plan = task.plan(self._scene, self._robot.control_rate_hz)
         self._started, self._first_tick = self._config.autostart, None
-        self.get_logger().info(f"planned {len(self._plan)} steps for {self._scene}")
+        self.get_logger().info(f"planned {len(self._plan)} steps of {task.name} for {self._scene}")
+
+    def _on_recorder(self, msg: RecorderState) -> None:
+        """An operator begins when the recording does, unless he is at it already."""
+        if msg.state == RecorderState.RECORDING and self._scene is not None:
+            self._started = True
 
     def _on_start(self, _request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
         """Begins the plan at the next tick, also a second time."""

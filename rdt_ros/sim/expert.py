@@ -1,4 +1,4 @@
-"""The scripted expert: the right arm picks the cube, the left arm takes it over.
+"""The scripted expert: the right arm picks the cube, and the left arm takes it over or the right one puts it back.
 
 Inverse kinematics runs once per waypoint, always from the same seed posture, and the joints are interpolated between
 waypoints. Solving at every control step instead follows whichever branch is near and jumps between them.
@@ -6,6 +6,7 @@ waypoints. Solving at every control step instead follows whichever branch is nea
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import mujoco
@@ -17,6 +18,7 @@ from rdt_ros.sim.scene import CUBE_HALF_M, CubeScene
 
 ARM_JOINTS = ("waist", "shoulder", "elbow", "forearm_roll", "wrist_angle", "wrist_rotate")
 HOME = np.array([0.0, -0.96, 1.16, 0.0, -0.3, 0.0])  # rad; every plan begins here
+ROOM = HOME + [0.3, 0.0, 0.0, 0.0, 0.0, 0.0]  # the left arm turned away from who stands before the table
 # rad; where every solution is sought from, wrists well bent: the left gripper rolled, the right one nose down.
 SEEDS = {
     "left": np.array([0.0, -0.6, 1.1, 0.0, -0.5, 1.57]),
@@ -25,6 +27,7 @@ SEEDS = {
 HOME_OPENING, OPEN, HALF_OPEN, CLOSED = 0.1, 0.97, 0.5, 0.07
 PINCH_M = np.array([0.138, 0.0, 0.0])  # between the finger tips, in the frame of gripper_link
 MEET_M = np.array([0.0, 0.5, 0.27])  # where the cube changes hands
+ASIDE_M = MEET_M + np.array([0.17, 0.0, 0.06])  # where the right arm is out of the way
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,39 +40,107 @@ class Waypoint:
     turn: np.ndarray  # (3, 3) of gripper_link
 
 
-def plan(scene: CubeScene, control_rate_hz: float) -> np.ndarray:
-    """Joint targets (N, 14) of the hand-over, rad and openings, left arm first; row k is due k control periods on."""
-    model = build_kinematics()
-    script = {"left": _left_waypoints(), "right": _right_waypoints(scene)}
-    return np.hstack([_interpolate(_postures(ArmKinematics(model, arm), script[arm]), control_rate_hz) for arm in ARMS])
+@dataclass(frozen=True, eq=False)
+class Posture:
+    """Which joints an arm is to have at a time after the start."""
+
+    time_s: float
+    opening: float
+    joints: np.ndarray  # (6,) rad
 
 
-def _right_waypoints(scene: CubeScene) -> list[Waypoint]:
-    """Over the cube with the nose 60 degrees down, close, lift, carry to the meeting place, let go and withdraw."""
-    yaw = (scene.yaw + np.pi / 4) % (np.pi / 2) - np.pi / 4  # the cube looks the same after a quarter turn
-    carry = rotation("z", np.pi) @ rotation("y", np.pi / 3)
-    grasp = rotation("z", yaw) @ carry
-    cube = np.array([*scene.position[:2], CUBE_HALF_M])
-    up = np.array([0.0, 0.0, 1.0])
-    above = cube - 0.09 * grasp[:, 0] + 0.03 * up
-    aside = MEET_M + np.array([0.17, 0.0, 0.06])
-    return [
-        Waypoint(1.6, OPEN, above, grasp),
-        Waypoint(2.4, OPEN, cube, grasp),
-        Waypoint(2.7, OPEN, cube, grasp),
-        Waypoint(3.2, CLOSED, cube, grasp),
-        Waypoint(4.0, CLOSED, cube + 0.12 * up, grasp),
+Script = dict[str, list[Waypoint | Posture]]  # of each arm
+
+
+def plan(scene: CubeScene, control_rate_hz: float, script: Callable[[CubeScene], Script] | None = None) -> np.ndarray:
+    """Joint targets (N, 14), rad and openings, left arm first; row k is due k control periods after the start.
+
+    `script` is what the arms do with the cube of that scene: `hand_over` (the default) or `lift`.
+    """
+    model, arms = build_kinematics(), (script or hand_over)(scene)
+    end_s = max(waypoints[-1].time_s for waypoints in arms.values())
+    now_s = np.arange(round(end_s * control_rate_hz) + 1) / control_rate_hz
+    return np.hstack([_interpolate(_postures(ArmKinematics(model, arm), arms[arm]), now_s) for arm in ARMS])
+
+
+def hand_over(scene: CubeScene) -> Script:
+    """The right arm picks the cube and carries it to the meeting place, the left arm takes it away."""
+    carry = _nose_down()
+    right = [
+        *_pick(_grasp(scene)),
         Waypoint(5.2, CLOSED, MEET_M, carry),
         Waypoint(7.0, CLOSED, MEET_M, carry),
         Waypoint(7.5, OPEN, MEET_M, carry),
         Waypoint(8.4, OPEN, MEET_M - 0.12 * carry[:, 0], carry),
-        Waypoint(9.4, HALF_OPEN, aside, carry),
-        Waypoint(10.4, HALF_OPEN, aside, carry),
+        Waypoint(9.4, HALF_OPEN, ASIDE_M, carry),
+        Waypoint(10.4, HALF_OPEN, ASIDE_M, carry),
+    ]
+    return {"left": _take(), "right": right}
+
+
+def lift(scene: CubeScene) -> Script:
+    """The right arm picks the cube, holds it up for a second, puts it back, lets go and goes aside.
+
+    Meanwhile the left arm makes room and comes back. Without it the closed fingers around the lying cube would look the
+    same before the lift and after it, and who sees the robot could not tell whether to lift or to let go.
+    """
+    grasp, aside = _grasp(scene), _nose_down()
+    right = [
+        *_pick(grasp),
+        Waypoint(5.0, CLOSED, grasp.up, grasp.turn),
+        Waypoint(6.0, CLOSED, grasp.cube, grasp.turn),
+        Waypoint(6.2, CLOSED, grasp.cube, grasp.turn),
+        Waypoint(6.7, OPEN, grasp.cube, grasp.turn),
+        Waypoint(7.5, OPEN, grasp.over, grasp.turn),
+        Waypoint(8.7, HALF_OPEN, ASIDE_M, aside),
+        Waypoint(9.2, HALF_OPEN, ASIDE_M, aside),
+    ]
+    left: list[Waypoint | Posture] = [
+        Posture(4.0, HOME_OPENING, HOME),
+        Posture(5.0, HOME_OPENING, ROOM),
+        Posture(7.5, HOME_OPENING, ROOM),
+        Posture(8.7, HOME_OPENING, HOME),
+        Posture(9.2, HOME_OPENING, HOME),
+    ]
+    return {"left": left, "right": right}
+
+
+@dataclass(frozen=True, eq=False)
+class Grasp:
+    """Where the right finger tips are for a cube: over it, around it, and with it in the air; m."""
+
+    turn: np.ndarray  # (3, 3) of gripper_link
+    over: np.ndarray  # (3,)
+    cube: np.ndarray
+    up: np.ndarray
+
+
+def _grasp(scene: CubeScene) -> Grasp:
+    """Turned with the cube, which looks the same after a quarter turn."""
+    yaw = (scene.yaw + np.pi / 4) % (np.pi / 2) - np.pi / 4
+    turn = rotation("z", yaw) @ _nose_down()
+    cube, up = np.array([*scene.position[:2], CUBE_HALF_M]), np.array([0.0, 0.0, 1.0])
+    return Grasp(turn, over=cube - 0.09 * turn[:, 0] + 0.03 * up, cube=cube, up=cube + 0.12 * up)
+
+
+def _nose_down() -> np.ndarray:
+    """(3, 3) the right gripper towards the left arm, its nose 60 degrees down."""
+    return rotation("z", np.pi) @ rotation("y", np.pi / 3)
+
+
+def _pick(grasp: Grasp) -> list[Waypoint | Posture]:
+    """The right arm over the cube, down, close, up."""
+    return [
+        Waypoint(1.6, OPEN, grasp.over, grasp.turn),
+        Waypoint(2.4, OPEN, grasp.cube, grasp.turn),
+        Waypoint(2.7, OPEN, grasp.cube, grasp.turn),
+        Waypoint(3.2, CLOSED, grasp.cube, grasp.turn),
+        Waypoint(4.0, CLOSED, grasp.up, grasp.turn),
     ]
 
 
-def _left_waypoints() -> list[Waypoint]:
-    """Wait beside the meeting place, rolled so that the fingers close along the vertical, come, close, take it away."""
+def _take() -> list[Waypoint | Posture]:
+    """The left arm waits beside the meeting place, rolled so that the fingers close along the vertical, and takes."""
     rolled = rotation("x", np.pi / 2)
     take = MEET_M - np.array([0.004, 0.0, 0.0])
     wait, near = take.copy(), take.copy()
@@ -86,19 +157,18 @@ def _left_waypoints() -> list[Waypoint]:
     ]
 
 
-def _postures(arm: ArmKinematics, waypoints: list[Waypoint]) -> tuple[np.ndarray, np.ndarray]:
-    """Times (W + 1,) and postures (W + 1, 7): home, then an arm's waypoints."""
-    times = np.array([0.0, *(w.time_s for w in waypoints)])
-    joints = [HOME, *(arm.solve(w.position, w.turn) for w in waypoints)]
-    return times, np.column_stack([joints, [HOME_OPENING, *(w.opening for w in waypoints)]])
+def _postures(arm: ArmKinematics, script: list[Waypoint | Posture]) -> tuple[np.ndarray, np.ndarray]:
+    """Times (W + 1,) and postures (W + 1, 7): home, then what an arm's script says."""
+    times = np.array([0.0, *(w.time_s for w in script)])
+    joints = [HOME, *(w.joints if isinstance(w, Posture) else arm.solve(w.position, w.turn) for w in script)]
+    return times, np.column_stack([joints, [HOME_OPENING, *(w.opening for w in script)]])
 
 
-def _interpolate(knots: tuple[np.ndarray, np.ndarray], rate_hz: float) -> np.ndarray:
-    """Minimum jerk from rest to rest between postures (Flash and Hogan 1985): (N, 7) at the control rate."""
+def _interpolate(knots: tuple[np.ndarray, np.ndarray], now_s: np.ndarray) -> np.ndarray:
+    """Minimum jerk from rest to rest between postures (Flash and Hogan 1985): (N, 7) at these times (N,)."""
     times, postures = knots
-    now = np.arange(round(times[-1] * rate_hz) + 1) / rate_hz
-    segment = np.clip(np.searchsorted(times, now, side="right") - 1, 0, len(times) - 2)
-    u = ((now - times[segment]) / np.diff(times)[segment]).clip(0, 1)[:, None]
+    segment = np.clip(np.searchsorted(times, now_s, side="right") - 1, 0, len(times) - 2)
+    u = ((now_s - times[segment]) / np.diff(times)[segment]).clip(0, 1)[:, None]
     return postures[segment] + u**3 * (10 - 15 * u + 6 * u**2) * np.diff(postures, axis=0)[segment]
 
 

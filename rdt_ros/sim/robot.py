@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import mujoco
 import numpy as np
 
@@ -20,27 +18,8 @@ from rdt_ros.sim.model import (
 )
 from rdt_ros.sim.scene import CubeScene
 from rdt_ros.sim.schedule import STEP_NS
-from rdt_ros.types import NS_PER_S, JointSample
-
-HOLD_S = 0.5  # strict success: the left arm alone has held the cube for this long
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """How the hand-over stands. Held: the left arm touches the cube, the right arm and the table do not."""
-
-    success: bool  # held for HOLD_S until now
-    ever_success: bool  # so at some time since the reset
-    held_s: float  # without a break until now
-
-
-@dataclass(frozen=True)
-class Contacts:
-    """What touches the cube."""
-
-    left: bool
-    right: bool
-    table: bool
+from rdt_ros.sim.task import HAND_OVER, Contacts, Outcome, Task
+from rdt_ros.types import JointSample
 
 
 class SimRobot:
@@ -67,8 +46,6 @@ class SimRobot:
         self._wire_joints(robot)
         self._touching = _touch_classes(self.model)
         self._cube = self.model.joint(CUBE_JOINT).qposadr[0]
-        self._held_ns = 0
-        self._ever_success = False
         self.reset(CubeScene(seed=0))
 
     def _wire_joints(self, robot: Robot) -> None:
@@ -91,8 +68,8 @@ class SimRobot:
         self._mirror_ctrl = np.array([actuators[i] for i in mirror_ids])
         self._low, self._high = self.model.actuator_ctrlrange[self._ctrl].T
 
-    def reset(self, scene: CubeScene) -> None:
-        """Arms at home, the cube where the scene says, everything at rest; time goes on."""
+    def reset(self, scene: CubeScene, task: Task = HAND_OVER) -> None:
+        """Arms at home, the cube where the scene says, everything at rest; time goes on. The task is what is judged."""
         mujoco.mj_resetData(self.model, self.data)
         native = self._native(self._home)
         self.data.qpos[self._qpos] = native
@@ -101,7 +78,7 @@ class SimRobot:
         self.data.qpos[self._cube : self._cube + 7] = [*scene.position, np.cos(half), 0, 0, np.sin(half)]
         self._set_targets(self._home)
         mujoco.mj_forward(self.model, self.data)
-        self._held_ns, self._ever_success = 0, False
+        self._judge = task.judge()
 
     def step(self, command: np.ndarray | None, duration_ns: int) -> None:
         """Drives towards `command` (J,), clipped to the actuators' ranges, for a while; None keeps the last one."""
@@ -113,7 +90,7 @@ class SimRobot:
             self._set_targets(command)
         for _ in range(steps):
             mujoco.mj_step(self.model, self.data)
-            self._judge()
+            self._judge.watch(self.contacts(), self.cube_pose())
         self.time_ns += duration_ns
 
     def measured(self) -> JointSample:
@@ -136,13 +113,8 @@ class SimRobot:
         return Contacts(_CUBE + _LEFT in touching, _CUBE + _RIGHT in touching, _CUBE + _TABLE in touching)
 
     def outcome(self) -> Outcome:
-        """The verdict until now."""
-        return Outcome(self._held_ns >= HOLD_S * NS_PER_S, self._ever_success, self._held_ns / NS_PER_S)
-
-    def _judge(self) -> None:
-        touch = self.contacts()
-        self._held_ns = self._held_ns + STEP_NS if touch.left and not (touch.right or touch.table) else 0
-        self._ever_success |= self._held_ns >= HOLD_S * NS_PER_S
+        """The verdict on the task until now."""
+        return self._judge.outcome()
 
     def _native(self, position: np.ndarray) -> np.ndarray:
         """Openings as finger positions in m, the rest as it is."""

@@ -15,15 +15,17 @@ rclpy = pytest.importorskip("rclpy")
 
 from rclpy.executors import SingleThreadedExecutor  # noqa: E402
 from rclpy.qos import DurabilityPolicy, QoSProfile  # noqa: E402
+from rdt_msgs.msg import RecorderState  # noqa: E402
 from rosgraph_msgs.msg import Clock  # noqa: E402
 from sensor_msgs.msg import CompressedImage, Image, JointState  # noqa: E402
 from std_msgs.msg import String  # noqa: E402
 from std_srvs.srv import Trigger  # noqa: E402
 
+from rdt_ros.evaluation.episode_clock import episode_start_ns  # noqa: E402
 from rdt_ros.nodes.messages import joint_state_msg, stamp_ns  # noqa: E402
 from rdt_ros.robot.description import load_robot  # noqa: E402
 from rdt_ros.sensing.picture import RawPicture  # noqa: E402
-from rdt_ros.sim.scene import CubeScene  # noqa: E402
+from rdt_ros.sim.task import read_scene_text  # noqa: E402
 
 pytestmark = pytest.mark.ros
 
@@ -121,6 +123,10 @@ class Probe:
         future = client.call_async(Trigger.Request())
         assert self.wait(future.done)
         return future.result()
+
+    @property
+    def scene(self):
+        return read_scene_text(self.received["sim/scene"][-1].data)
 
     def newest(self, topic):
         return json.loads(self.received[topic][-1].data)
@@ -253,7 +259,7 @@ def test_a_wrong_command_is_ignored_and_named(lockstep, change, complaint):
     assert probe.wait(lambda: probe.now_ns == began_ns + PERIOD_NS)
 
 
-def test_reset_takes_the_next_scene_and_time_goes_on(lockstep):
+def test_reset_takes_the_next_scene_at_its_seeds_own_time(lockstep):
     probe, _ = lockstep
     began_ns = probe.now_ns
     moved = HOME.copy()
@@ -261,11 +267,13 @@ def test_reset_takes_the_next_scene_and_time_goes_on(lockstep):
     probe.command(began_ns, moved)
     assert probe.wait(lambda: probe.now_ns == began_ns + PERIOD_NS)
     assert probe.call("sim/reset").success
-    assert probe.wait(lambda: probe.received["sim/scene"] and probe.now_ns == began_ns + 2 * PERIOD_NS)
-    scene = CubeScene(**probe.newest("sim/scene"))
+    assert probe.wait(lambda: probe.received["sim/scene"] and probe.now_ns > began_ns + 2 * PERIOD_NS)
+    scene, task = probe.scene
     assert probe.wait(lambda: probe.received["sim/outcome"] and probe.newest("sim/outcome")["seed"] == scene.seed)
     outcome = probe.newest("sim/outcome")
     assert (scene.seed, outcome["success"], outcome["ever_success"]) == (4, False, False)
+    assert probe.now_ns == episode_start_ns(4, PERIOD_NS)
+    assert outcome["task"] == task.name == "hand_over" and outcome["stage"] == "never touched"
     assert outcome["sim_time"] == pytest.approx(probe.now_ns / 1e9)
     measured = probe.received[ROBOT.groups[0].measured.topic]
     assert probe.wait(lambda: stamp_ns(measured[-1].header.stamp) == probe.now_ns)
@@ -291,8 +299,9 @@ def test_a_second_simulator_refuses_to_start(lockstep):
         ({"robot": "sim_alhoa"}, "is 'sim_aloha' meant?"),
         ({"joint_rate_hz": 20.0}, "expected at least the control rate, 25 Hz, found 20"),
         ({"seed": -1}, "seed"),
+        ({"task": "fold"}, "task: expected one of hand_over, lift, found 'fold'"),
     ],
-    ids=["robot", "rate", "seed"],
+    ids=["robot", "rate", "seed", "task"],
 )
 def test_a_wrong_setting_is_one_line_and_code_2(parameters, complaint, tmp_path):
     with (tmp_path / "log").open("w") as log:
@@ -326,20 +335,35 @@ def test_real_time_keeps_pace_and_rates(tmp_path):
         assert len(gaps) > 50 and np.median(gaps) == pytest.approx(1e9 / 30, abs=2e6)
 
 
-def test_teleop_hands_the_cube_over(tmp_path):
-    """Twice in lock-step: the first scene starts by the service, as every scene after a reset does."""
-    nodes = ("sim", {"lockstep": True, "seed": 5, "max_yaw": 0.5}), ("teleop", {})
+def test_teleop_does_the_task_when_asked_to_and_when_the_recorder_begins(tmp_path):
+    """Twice in lock-step: the first scene starts by the service, the second, after a reset, with a recording."""
+    nodes = ("sim", {"lockstep": True, "seed": 5, "max_yaw": 0.5, "task": "lift"}), ("teleop", {})
     with running(tmp_path / "log", TELEOP_DOMAIN, *nodes):
         probe = Probe(TELEOP_DOMAIN, raw=False, compressed=False)
+        recorder = probe.node.create_publisher(RecorderState, "recorder/state", 10)
+
+        def begin():
+            assert probe.call("teleop/start").success
+
+        def record():
+            assert probe.wait(recorder.get_subscription_count)
+            recorder.publish(RecorderState(state=RecorderState.IDLE))
+            assert not probe.wait(lambda: probe.now_ns != began_ns, 1.0)  # the simulator still stands
+            recorder.publish(RecorderState(state=RecorderState.RECORDING))
+            recorder.publish(RecorderState(state=RecorderState.RECORDING))  # comes twice a second, and changes nothing
+
         try:
-            for seed in (5, 6):
+            for seed, start_it in ((5, begin), (6, record)):
                 assert probe.wait(lambda: f"seed={seed}," in (tmp_path / "log").read_text(), START_TIMEOUT_S)  # noqa: B023
-                assert probe.call("teleop/start").success
+                assert probe.wait(lambda: probe.received["/clock"])
+                began_ns = probe.now_ns
+                start_it()
                 done = probe.wait(
-                    lambda: probe.received["sim/outcome"] and probe.newest("sim/outcome")["ever_success"], 30
+                    lambda: probe.received["sim/outcome"] and probe.newest("sim/outcome")["ever_success"], 60
                 )
                 assert done, probe.newest("sim/outcome")
-                assert probe.newest("sim/outcome")["seed"] == seed
+                outcome = probe.newest("sim/outcome")
+                assert (outcome["seed"], outcome["task"], outcome["stage"]) == (seed, "lift", "success")
                 assert probe.call("sim/reset").success
                 probe.received["sim/outcome"].clear()
         finally:
