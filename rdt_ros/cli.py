@@ -13,6 +13,7 @@ import rdt_ros
 from rdt_ros import (
     bringup,
     checkpoint_command,
+    demo_data,
     encode,
     episodes_command,
     eval_command,
@@ -23,8 +24,8 @@ from rdt_ros import (
 from rdt_ros.errors import InputError
 
 BENCHES = (
-    "dataset", "encode", "executor", "faults", "finetune", "handover", "loading", "masters", "parity", "prefix",
-    "recorder", "step", "sync",
+    "dataset", "encode", "executor", "faults", "finetune", "handover", "loading", "masters", "nodes", "parity",
+    "prefix", "recorder", "step", "sync",
 )  # fmt: skip
 SERVICES = {
     "reset": "executor/reset_stop",
@@ -68,6 +69,7 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("--namespace", default="", help="ROS namespace of the robot's nodes")
         command.add_argument("--domain", default="", help="ROS_DOMAIN_ID; default: the environment's")
         command.set_defaults(run=_operate, command=name)
+    demo_data.add_parser(commands)
     encode.add_parser(commands)
     record_command.add_parser(commands)
     episodes_command.add_parser(commands)

@@ -14,8 +14,8 @@ PACKAGE = Path(rdt_ros.__file__).parent
 ROOMS = [
     "errors", "types", "share", "jpeg", "options", "robot", "sensing", "control", "episodes", "sim", "model", "policy",
     "training", "evaluation", "compat",
-    "bringup", "launching", "supervisor", "nodes", "demo", "bench", "encode",
-    "checkpoint_command", "stats_command", "finetune_command", "eval_command", "record_command",
+    "bringup", "launching", "supervisor", "nodes", "demo", "demo_data", "bench", "encode",
+    "checkpoint_command", "stats_command", "finetune_command", "eval_nodes", "eval_command", "record_command",
     "check_command", "convert_command", "episodes_command", "cli",
 ]  # fmt: skip
 WITHOUT_TORCH = ("robot", "sensing", "control", "episodes", "sim", "errors", "types", "share", "jpeg", "options")

@@ -306,6 +306,8 @@ class Executor:
         self._take_pending(now_ns)
         if self._silence and not self._moves():
             self._live = False
+            if self._config.lockstep:  # a simulator that is reset meanwhile has its grippers as at the start
+                self._position = np.full_like(self._position, np.nan)
         if self._live:
             follows, plan_ns = self._timeline.path is not None, self._plan_ns
             self._velocity = self._follow() if follows else self._limits.braked(self._position, self._velocity)

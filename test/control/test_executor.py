@@ -65,6 +65,18 @@ def test_a_gripper_with_a_last_command_stays_there_after_a_new_enable(make_rig):
     assert rig.tick()[0] == pytest.approx([0.5, 0.2, 0.3])
 
 
+def test_in_lockstep_a_disabled_executor_forgets_its_grippers_for_the_scene_may_be_another(make_rig):
+    rig = make_rig(lockstep=True)
+    rig.offer(np.tile([0.0, 0.2, 0.0], (3, 1)))
+    assert rig.tick(2)[-1] == pytest.approx([0.0, 0.2, 0.0])
+    rig.executor.disable()
+    rig.tick(2)
+    rig.measure()
+    assert rig.enable() is None
+    rig.offer(np.tile([0.0, 0.9, 0.0], (3, 1)))
+    assert rig.tick()[0] == pytest.approx([0.0, 0.9, 0.0])
+
+
 # Following
 
 
