@@ -86,9 +86,10 @@ def _parser() -> argparse.ArgumentParser:
 
 def _add_demo(commands: argparse._SubParsersAction) -> None:
     demo = commands.add_parser("demo", help="the whole pipeline on the simulated robot, with a verdict and a picture")
-    demo.add_argument("--policy", choices=("scripted", "rdt"), default="scripted", help="default: %(default)s")
-    demo.add_argument("--checkpoint", default="random:tiny", help="for --policy rdt; default: %(default)s")
-    demo.add_argument("--instruction", default="hand the red cube over to the left arm")
+    demo.add_argument("--policy", choices=("rdt", "scripted"), default="rdt", help="default: %(default)s")
+    demo.add_argument("--checkpoint", default="sim_cube", help="for --policy rdt; default: %(default)s, shipped")
+    demo.add_argument("--task", default="hand_over", help="what is judged: hand_over or lift; default: %(default)s")
+    demo.add_argument("--instruction", default="", help="what the policy is told; default: that of the task")
     demo.add_argument("--seed", type=int, default=0, help="decides the scene; default: %(default)s")
     demo.add_argument("--out", default="out", help="folder for the episode and the picture; default: %(default)s")
     demo.add_argument("--realtime", action="store_true", help="let the simulation run by the wall clock")

@@ -15,13 +15,12 @@ from rdt_ros import bringup
 from rdt_ros.episodes.picture import draw_episode
 from rdt_ros.episodes.reader import EpisodeReader
 from rdt_ros.errors import InputError
-from rdt_ros.robot.description import load_robot
+from rdt_ros.sim.task import Task, find_task
 from rdt_ros.supervisor import Supervisor
 
 if TYPE_CHECKING:
     from rdt_ros.nodes.operator import Operator
 
-EPISODE_S = 13.0  # simulated time of a run: the expert's plan, and a second to see that the cube stays in the hand
 READY_S = 90.0  # for every node to be there; the first import of torch on a slow disk is what takes long
 STALL_S = 60.0  # steady time without progress after which the run is given up
 RUNNING = 2  # ExecutorState.RUNNING
@@ -41,6 +40,7 @@ class DemoConfig:
 
     policy: str
     checkpoint: str
+    task: str
     instruction: str
     seed: int
     out: str
@@ -50,10 +50,10 @@ class DemoConfig:
 
 
 def run(config: DemoConfig) -> int:
-    """Runs the demo; 0 where the cube was handed over (an untrained network: where the pipeline ran), else 1."""
+    """Runs the demo; 0 where the task was done (an untrained network: where the pipeline ran), else 1."""
     if config.viewer and not os.environ.get("DISPLAY"):
         raise InputError("viewer: expected a display (DISPLAY), found none")
-    out = Path(config.out)
+    task, out = find_task(config.task), Path(config.out)
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -62,7 +62,8 @@ def run(config: DemoConfig) -> int:
         "sim": "true",
         "policy": config.policy,
         "checkpoint": config.checkpoint if config.policy == "rdt" else "",
-        "instruction": config.instruction,
+        "task": task.name,
+        "instruction": config.instruction or task.instruction,
         "seed": str(config.seed),
         "record": str(out.resolve()),
         "lockstep": "false" if config.realtime or config.viewer else "true",
@@ -80,7 +81,7 @@ def run(config: DemoConfig) -> int:
         Supervisor(plan, _logger(log)) as supervisor,
         Operator(plan.namespace) as operator,
     ):
-        result = _episode(operator, supervisor, lockstep=arguments["lockstep"] == "true")
+        result = _episode(operator, supervisor, task, lockstep=arguments["lockstep"] == "true")
     result |= {"seed": config.seed, "run_s": round(time.monotonic() - began, 1)}
     return _verdict(config, out, result)
 
@@ -96,7 +97,7 @@ def _logger(log: Any):
     return say
 
 
-def _episode(operator: Operator, supervisor: Supervisor, *, lockstep: bool) -> dict[str, Any]:
+def _episode(operator: Operator, supervisor: Supervisor, task: Task, *, lockstep: bool) -> dict[str, Any]:
     """One recorded run, from the moment that every node is there."""
 
     def wait(what: str, condition: Callable[[], bool]) -> None:
@@ -111,15 +112,15 @@ def _episode(operator: Operator, supervisor: Supervisor, *, lockstep: bool) -> d
     wait("the executor to be enabled", lambda: _enabled(operator))
     wait("the arms to follow the policy", lambda: operator.executor_state.state == RUNNING)
     began, start_s = time.monotonic(), operator.outcome["sim_time"]
-    _watch(operator, supervisor, start_s)
+    _watch(operator, supervisor, start_s, task.episode_s)
     wall_s, sim_s = time.monotonic() - began, operator.outcome["sim_time"] - start_s
     operator.call("recorder/stop", timeout_s=30.0)
     operator.spin(1.2)  # the last diagnostics, once a second
     outcome, recorder = operator.outcome, operator.recorder_state
     operator.call("executor/disable")
     return {
-        "success": bool(outcome["success"]),
-        "held_s": outcome["held_s"],
+        "success": bool(outcome["ever_success"]),
+        "stage": outcome["stage"],
         "steps": int(recorder.steps),
         "observations_lost": int(recorder.lost),
         "episode": recorder.episode,
@@ -138,11 +139,11 @@ def _all_run(supervisor: Supervisor) -> bool:
     return True
 
 
-def _watch(operator: Operator, supervisor: Supervisor, start_s: float) -> None:
+def _watch(operator: Operator, supervisor: Supervisor, start_s: float, episode_s: float) -> None:
     """Shows the progress until the run is over in simulated time."""
     last_s, shown = start_s, time.monotonic()
     progressed = shown
-    while last_s < start_s + EPISODE_S:
+    while last_s < start_s + episode_s:
         _all_run(supervisor)
         operator.spin(0.05)
         now, sim_s = time.monotonic(), operator.outcome["sim_time"]
@@ -152,8 +153,8 @@ def _watch(operator: Operator, supervisor: Supervisor, start_s: float) -> None:
             raise InputError(f"demo: the simulation stood still for {STALL_S:g} s at {last_s:.2f} s")
         if now - shown > (0.5 if sys.stdout.isatty() else 3.0):
             shown = now
-            _progress(last_s - start_s, operator)
-    _progress(last_s - start_s, operator, end="\n")
+            _progress(last_s - start_s, episode_s, operator)
+    _progress(last_s - start_s, episode_s, operator, end="\n")
 
 
 def _enabled(operator: Operator) -> bool:
@@ -168,11 +169,11 @@ def _enabled(operator: Operator) -> bool:
     return True
 
 
-def _progress(sim_s: float, operator: Operator, end: str = "\r") -> None:
+def _progress(sim_s: float, episode_s: float, operator: Operator, end: str = "\r") -> None:
     state, recorder, outcome = operator.executor_state, operator.recorder_state, operator.outcome
     line = (
-        f"{sim_s:5.1f} s of {EPISODE_S:g}  chunk {state.chunk_id:3d}  recorded {recorder.steps:4d}  "
-        f"lost {recorder.lost}  {'held by the left arm' if outcome['success'] else ''}"
+        f"{sim_s:5.1f} s of {episode_s:g}  chunk {state.chunk_id:3d}  recorded {recorder.steps:4d}  "
+        f"lost {recorder.lost}  {outcome['stage']}"
     )
     print(f"{line:<79}", end=end if sys.stdout.isatty() else "\n", flush=True)
 
@@ -181,7 +182,7 @@ def _verdict(config: DemoConfig, out: Path, result: dict[str, Any]) -> int:
     picture = out / (Path(result["episode"]).stem + ".png")
     with EpisodeReader(result["episode"]) as episode:
         draw_episode(episode, picture)
-    period_ms = load_robot("sim_aloha").period_ns / 1e6
+        period_ms = episode.robot.period_ns / 1e6
     nodes = result.pop("nodes")
     figures = FIGURES if result["lockstep"] else FIGURES | {"executor": FIGURES["executor"] + PERIOD_FIGURES}
     for name, keys in figures.items():
@@ -193,11 +194,11 @@ def _verdict(config: DemoConfig, out: Path, result: dict[str, Any]) -> int:
     )
     untrained = config.policy == "rdt" and config.checkpoint.startswith("random:")
     if result["success"]:
-        verdict = f"SUCCESS: the left arm holds the cube alone ({result['held_s']:.1f} s)"
+        verdict = f"SUCCESS: {find_task(config.task).done}"
     elif untrained:
-        verdict = "the untrained network ran through every node; it cannot hand the cube over"
+        verdict = "the untrained network ran through every node; it cannot do the task"
     else:
-        verdict = "FAILURE: at the end the left arm does not hold the cube alone"
+        verdict = f"FAILURE: {result['stage']}"
     print(f"{verdict}\nepisode {result['episode']}\npicture {picture}")
     # lock-step has no period of its own: the commands come as fast as the simulator is
     executor = {} if result["lockstep"] else nodes.get("executor", {})

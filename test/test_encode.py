@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import h5py
+import numpy as np
 import pytest
 import torch
 from transformers import T5Config
@@ -13,6 +15,8 @@ from transformers import T5Config
 from rdt_ros import encode
 from rdt_ros.bench.encode import main as bench
 from rdt_ros.bench.encode import make_encoder
+from rdt_ros.episodes.instructions import Instructions, path_for
+from rdt_ros.episodes.instructions import save as save_instructions
 from rdt_ros.errors import InputError
 from rdt_ros.model import store, t5
 
@@ -50,6 +54,23 @@ def test_instructions_are_encoded_into_a_store(encoder: str, tmp_path: Path, cap
     assert output.endswith(f"{path}: 3 instructions, small-t5, width {WIDTH}\n")
 
 
+def test_all_instructions_of_a_folder_of_episodes_are_encoded_beside_them(encoder: str, tmp_path: Path):
+    own, told = tmp_path / "a.hdf5", tmp_path / "more" / "b.hdf5"
+    for path, text in ((own, "fold the towel"), (told, "unknown")):
+        path.parent.mkdir(exist_ok=True)
+        with h5py.File(path, "w") as file:
+            file["/observations/qpos"], file["/action"] = np.zeros((2, 14)), np.zeros((2, 14))
+            file["/instruction"] = text
+    save_instructions(path_for(told), Instructions("open the drawer", ("open it",)))
+
+    assert rdt("--episodes", tmp_path, "--robot", "agilex", "--encoder", encoder, "--device", "cpu") == 0
+
+    made = store.InstructionStore.open(tmp_path)
+    assert set(made.texts) == {"fold the towel", "open the drawer", "open it"}
+    with pytest.raises(InputError, match="expected episodes"):
+        rdt("--episodes", tmp_path / "none", "--encoder", encoder)
+
+
 def test_an_instruction_json_is_encoded_with_all_its_forms(encoder: str, tmp_path: Path):
     content = {"instruction": "fold", "simplified_instruction": ["fold it"], "expanded_instruction": ["then fold"]}
     (tmp_path / "a.json").write_text(json.dumps(content))
@@ -78,7 +99,7 @@ def test_old_embeddings_are_converted(encoder: str, tmp_path: Path, capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ((), "expected an instruction, --file or --convert, found none"),
+        ((), "expected an instruction, --file, --episodes or --convert, found none"),
         ((" ",), "instruction: expected a text, found an empty one"),
         (("cube " * 1024,), "expected at most 1024 tokens, found 1025"),
         (("fold", "--vram", "6", "--device", "cpu"), "--vram: expected a GPU to compute on, found none"),

@@ -167,6 +167,7 @@ class Task:
 
     name: str
     instructions: tuple[str, ...]  # the same in other words; the first is the default
+    done: str  # what has happened at success
     episode_s: float  # time in which it has to be done
     plan: Callable[[CubeScene, float], np.ndarray]  # scene, control rate in Hz -> joint targets (N, 14)
     judge: Callable[[], Judge]
@@ -190,6 +191,7 @@ HAND_OVER = Task(
         "transfer the cube to the left arm",
         "give the red cube to the left arm",
     ),
+    "the left arm alone has held the cube",
     14.0,
     expert.plan,
     HandOverJudge,
@@ -203,6 +205,7 @@ LIFT = Task(
         "lift the cube up and place it where it was",
         "lift the red cube with the right gripper and lay it back down",
     ),
+    "the right arm has lifted the cube and put it back",
     12.0,
     partial(expert.plan, script=expert.lift),
     LiftJudge,
