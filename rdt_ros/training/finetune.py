@@ -268,7 +268,8 @@ class FineTuning:
         rank, world = self.accelerator.process_index, self.accelerator.num_processes
         count = (recipe.steps - self.done) * recipe.accumulation
         order = Order(recipe.batch_size, self.samples, count, rank, world)
-        loaded = zip(order, batches(self._mixture, order, recipe.loader), strict=True)
+        noises = Noise.stream(recipe.loader.seed, order, self.network)
+        loaded = zip(batches(self._mixture, order, recipe.loader), noises, strict=True)
         self.model.train()
         while passes := list(islice(loaded, recipe.accumulation)):
             rate = learning_rate(self.done, recipe.steps, recipe.optimizer)
@@ -289,12 +290,12 @@ class FineTuning:
                 return False
         return True
 
-    def _step(self, passes: Sequence[tuple[list[int], Batch]], rate: float, losses: LossMeans) -> tuple[float, float]:
+    def _step(self, passes: Sequence[tuple[Batch, Noise]], rate: float, losses: LossMeans) -> tuple[float, float]:
         """One step of the optimizer; the mean loss of this process and the gradient's length before clipping."""
         found = []
-        for i, (numbers, batch) in enumerate(passes):
+        for i, (batch, noise) in enumerate(passes):
             batch = batch.to(self.device)
-            noise = Noise.draw(self.recipe.loader.seed, numbers, self.network).to(self.device)
+            noise = noise.to(self.device)
             weights = torch.stack([self._slot_weights[name] for name in batch.datasets]).to(self.device)
             waiting = self.accelerator.no_sync(self.model) if i + 1 < len(passes) else contextlib.nullcontext()
             with waiting:
@@ -304,7 +305,7 @@ class FineTuning:
         most = self.recipe.optimizer.max_grad_norm or math.inf
         norm: Any = self.accelerator.clip_grad_norm_(self.trained.values(), most)
         *values, norm = torch.cat([*found, norm.detach().float().reshape(1)]).tolist()
-        seen = [(name, where) for _, batch in passes for name, where in zip(batch.datasets, batch.where, strict=True)]
+        seen = [(name, where) for batch, _ in passes for name, where in zip(batch.datasets, batch.where, strict=True)]
         self._check_finite(values, norm, [where for _, where in seen])
         losses.add([name for name, _ in seen], values)
         for group in self.optimizer.param_groups:

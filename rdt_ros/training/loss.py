@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -39,6 +41,18 @@ class Noise:
             drawn.append(rng.standard_normal((config.horizon, config.action_dim), np.float32))
             steps.append(int(rng.integers(config.num_train_timesteps)))
         return cls(torch.from_numpy(np.stack(drawn)), torch.tensor(steps))
+
+    @classmethod
+    def stream(cls, seed: int, order: Iterable[Sequence[int]], network: RdtNetwork) -> Iterator[Noise]:
+        """That of one batch after another, each drawn by a thread while the batch before is computed."""
+        with ThreadPoolExecutor(1, thread_name_prefix="noise") as pool:
+            ahead = deque[Future[Noise]]()
+            for samples in order:
+                ahead.append(pool.submit(cls.draw, seed, samples, network))
+                if len(ahead) > 1:
+                    yield ahead.popleft().result()
+            while ahead:
+                yield ahead.popleft().result()
 
     def to(self, device: torch.device) -> Noise:
         """On a device."""

@@ -198,16 +198,17 @@ def test_at_learning_rate_0_weights_and_loss_stay_those_of_the_file(recipe, star
     precision = "bf16" if weights == "split" else "fp32"
     chosen = still(recipe, path, weights=weights, precision=precision)
     tuning = FineTuning(chosen, cpu=True)
-    (passes,) = [[next(batch_and_numbers(tuning))]]
+    (passes,) = [[next(batch_and_noise(tuning))]]
     first, _ = tuning._step(passes, 0.0, _Losses())
     second, _ = tuning._step(passes, 0.0, _Losses())
     assert first == second and first > 0
     assert same(tuning.weights(), content)
 
 
-def batch_and_numbers(tuning: FineTuning):
+def batch_and_noise(tuning: FineTuning):
     order = Order(2, 0, 1)
-    return zip(order, batches(tuning._mixture, order, tuning.recipe.loader), strict=True)
+    noises = Noise.stream(tuning.recipe.loader.seed, order, tuning.network)
+    return zip(batches(tuning._mixture, order, tuning.recipe.loader), noises, strict=True)
 
 
 class _Losses:
@@ -270,7 +271,7 @@ def test_gradients_are_clipped_as_a_whole_also_when_they_are_accumulated(recipe)
         tuning = FineTuning(recipe(name, accumulation=accumulation, optimizer={"max_grad_norm": 0.01}), cpu=True)
         tuning.optimizer = torch.optim.SGD(tuning.trained.values(), lr=1.0)
         before = {name: parameter.detach().clone() for name, parameter in tuning.trained.items()}
-        passes = [next(batch_and_numbers(tuning)) for _ in range(accumulation)]
+        passes = [next(batch_and_noise(tuning)) for _ in range(accumulation)]
         _, norm = tuning._step(passes, 1.0, _Losses())
         moved = torch.cat([(parameter - before[name]).flatten() for name, parameter in tuning.trained.items()]).norm()
         assert norm > 0.05 and moved.item() == pytest.approx(0.01, rel=1e-2)
@@ -296,7 +297,7 @@ def test_lora_is_merged_into_what_is_saved(recipe):
     tuning = run(recipe(lora={"rank": 2}, steps=3))
     merged = open_checkpoint(tuning.folder.checkpoint(3))
     plain = merged.network()
-    (_, batch) = next(batch_and_numbers(tuning))
+    (batch, _) = next(batch_and_noise(tuning))
     noise = Noise.draw(0, [0, 1], plain)
     with torch.no_grad():
         tuning._objective.eval()

@@ -86,6 +86,14 @@ def test_noise_is_a_function_of_seed_and_sample_alone(objective):
     assert steps.min() < 50 and steps.max() > 949 and 400 < steps.float().mean() < 600
 
 
+def test_noise_drawn_ahead_is_the_same(objective):
+    order = [[10, 11], [12, 13], [14, 15]]
+    for numbers, ahead in zip(order, Noise.stream(3, order, objective.network), strict=True):
+        now = Noise.draw(3, numbers, objective.network)
+        assert torch.equal(ahead.noise, now.noise) and torch.equal(ahead.timestep, now.timestep)
+    assert list(Noise.stream(3, [], objective.network)) == []
+
+
 def test_low_noise_levels_stay_apart_in_bfloat16(batch, objective):
     """The reference rounds the noise of the first 21 timesteps away."""
     objective.network.bfloat16()
