@@ -90,7 +90,8 @@ def _add_demo(commands: argparse._SubParsersAction) -> None:
     demo.add_argument("--checkpoint", default="sim_cube", help="for --policy rdt; default: %(default)s, shipped")
     demo.add_argument("--task", default="hand_over", help="what is judged: hand_over or lift; default: %(default)s")
     demo.add_argument("--instruction", default="", help="what the policy is told; default: that of the task")
-    demo.add_argument("--seed", type=int, default=0, help="decides the scene; default: %(default)s")
+    seed = "decides the scene; default: %(default)s, which the shipped policy has not seen"
+    demo.add_argument("--seed", type=int, default=100_000, help=seed)
     demo.add_argument("--out", default="out", help="folder for the episode and the picture; default: %(default)s")
     demo.add_argument("--realtime", action="store_true", help="let the simulation run by the wall clock")
     demo.add_argument("--viewer", action="store_true", help="show the simulation in a window; implies --realtime")

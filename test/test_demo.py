@@ -43,6 +43,13 @@ def test_the_expert_hands_the_cube_over_through_all_nodes(tmp_path):
     check_artifacts(result, "give it")
 
 
+def test_the_shipped_policy_does_what_it_is_told(tmp_path):
+    run = demo("--task", "lift", "--out", str(tmp_path))
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert json.loads(run.stdout.splitlines()[-1])["success"] is True
+    assert "the right arm has lifted the cube and put it back" in run.stdout
+
+
 @pytest.mark.slow
 def test_the_untrained_network_runs_through_the_same_nodes(tmp_path):
     run = demo("--checkpoint", "random:tiny", "--out", str(tmp_path), "--instruction", "give it")

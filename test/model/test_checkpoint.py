@@ -339,3 +339,9 @@ def test_another_norm_is_one_of_two(weights: Weights, tmp_path: Path):
     assert checkpoint.with_norm("mean_square").config == dataclasses.replace(CONFIG, norm="mean_square")
     with pytest.raises(InputError, match="norm: expected one of variance, mean_square, found 'rms'"):
         checkpoint.with_norm("rms")
+
+
+def test_a_shipped_checkpoint_is_opened_by_its_name():
+    checkpoint = open_checkpoint("sim_cube")
+    assert checkpoint.robot is not None and checkpoint.robot.name == "sim_aloha_small"
+    assert checkpoint.vision is not None and checkpoint.instructions is not None
