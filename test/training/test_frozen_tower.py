@@ -16,7 +16,7 @@ def test_tokens_are_those_of_the_plain_tower(monkeypatch, compiled):
     if compiled and not (shutil.which("c++") or shutil.which("g++")):
         pytest.skip("torch.compile on the CPU needs a C++ compiler")
     if not compiled:
-        monkeypatch.setattr(torch, "compile", lambda function: function)
+        monkeypatch.setattr(torch, "compile", lambda function, **_: function)
     torch.manual_seed(0)
     plain = SiglipEncoder.random("tiny")
     images = torch.rand(13, 3, plain.image_size, plain.image_size) * 2 - 1
