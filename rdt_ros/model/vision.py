@@ -53,10 +53,16 @@ class VisionEncoder(Protocol):
 def load_encoder(name: str, source: str | Path | None) -> SiglipEncoder | EfficientNetEncoder:
     """The encoder that a network's config names, in float32 on the CPU.
 
-    `source` is a folder or a Hub id of SigLIP's, a file or "imagenet" for an EfficientNet; None: where it is published.
+    `source` is a folder or a Hub id of SigLIP's, None where it is published; a file or "imagenet" for an EfficientNet,
+    which is trained with its network, so that no other weights can stand in for those.
     """
     if efficientnet.NAME.fullmatch(name):
-        return EfficientNetEncoder.load(name, source or efficientnet.IMAGENET)
+        if source is None:
+            raise InputError(
+                f"vision encoder {name}: expected the weights trained with the network (vision.safetensors in its "
+                "checkpoint), found none; to begin training: vision imagenet or random"
+            )
+        return EfficientNetEncoder.load(name, source)
     source = source or HUB_ENCODERS.get(name)
     if source is None:
         raise InputError(f"vision encoder {name}: not on the Hub: give a folder with its weights")

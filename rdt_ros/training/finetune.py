@@ -22,6 +22,7 @@ from torch.nn import Parameter
 from tqdm import tqdm
 
 from rdt_ros.errors import InputError
+from rdt_ros.model import efficientnet
 from rdt_ros.model.checkpoint import Checkpoint, open_checkpoint, save_checkpoint
 from rdt_ros.model.network import RdtNetwork
 from rdt_ros.model.vision import SiglipEncoder
@@ -118,7 +119,10 @@ class FineTuning:
     def _open_vision(self) -> None:
         recipe, trained = self.recipe, None
         if self.done:
-            trained = open_checkpoint(self.folder.checkpoint(self.done)).vision
+            checkpoint = open_checkpoint(self.folder.checkpoint(self.done))
+            trained = checkpoint.vision
+            if trained is None and efficientnet.NAME.fullmatch(self.config.vision):
+                raise InputError(f"{checkpoint.path.parent}: expected vision.safetensors to go on from, found none")
         elif self._start is not None and not recipe.vision:
             trained = self._start.vision
         self.vision = vision_encoder(recipe, self.config, self.folder.vision, trained)

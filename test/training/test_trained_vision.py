@@ -98,6 +98,15 @@ def test_the_policy_sees_with_the_encoder_of_its_checkpoint(run, episodes):
     np.testing.assert_allclose(found, expected, atol=1e-5 * float(expected.abs().max()))
 
 
+def test_a_checkpoint_that_lost_its_encoder_is_refused(run):
+    checkpoint = run(steps=1)
+    (checkpoint / VISION).unlink()
+    with pytest.raises(InputError, match="expected the weights trained with the network"):
+        RdtPolicy.from_checkpoint(checkpoint, device="cpu")
+    with pytest.raises(InputError, match="expected vision.safetensors to go on from, found none"):
+        run(steps=2)
+
+
 def test_a_run_starts_from_a_trained_encoder(run):
     start = run("start", ema={"decay": 0.0})
     still = {"learning_rate": 0.0, "weight_decay": 0.0}
