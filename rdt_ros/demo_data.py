@@ -32,7 +32,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("--out", required=True, metavar="DIR", help="episode_SEED.hdf5; those that are there stay")
     parser.add_argument("--robot", default="sim_aloha_small", help="name or YAML file; default: %(default)s")
     parser.add_argument("--tasks", nargs="+", metavar="TASK", help="default: hand_over lift")
-    parser.add_argument("--task-share", nargs="+", type=float, metavar="SHARE", help="default: 0.6 0.4, or equal ones")
+    parser.add_argument("--task-share", nargs="+", type=float, metavar="SHARE", help="default: equal ones")
     parser.add_argument("--seed", type=int, default=0, help="scene of the first episode; default: %(default)s")
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="processes; default: one a core")
     parser.add_argument("--max-yaw", type=float, metavar="RAD", help="turn of the cube to either side; default: 0.785")

@@ -34,7 +34,7 @@ class DemonstrationConfig:
 
     robot: str = "sim_aloha_small"  # robot file
     tasks: tuple[str, ...] = tuple(TASKS)
-    shares: tuple[float, ...] = (0.6, 0.4)  # of each task
+    shares: tuple[float, ...] = (0.5, 0.5)  # of each task
     max_yaw: float = np.pi / 4  # rad; the cube is turned by up to this to either side
     disturbed: bool = True
 
