@@ -70,9 +70,4 @@ class LoaderConfig:
         doc="folder where the tokens of every picture are kept, for a frozen encoder without augmentation; empty: "
         "computed anew in every step. A picture takes 1.7 MB at SigLIP's size in bf16",
     )
-    encode_ahead: bool = option(
-        False,
-        doc="a frozen encoder sees the next batch's pictures beside the step of this one: faster on a GPU, for the "
-        "memory of both at once",
-    )
     seed: int = option(0, low=0, doc="sample i is a function of this and i alone")

@@ -11,7 +11,7 @@ import signal
 import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from typing import Any
 
 import cv2
@@ -61,18 +61,10 @@ class Batch:
         """On a device; from page-locked memory without waiting."""
         return self._each(lambda tensor: tensor.to(device, non_blocking=True))
 
-    def record_stream(self, stream: torch.cuda.Stream) -> None:
-        """Keeps its memory, allocated on another stream, for what is under way on this one."""
-        for tensor in self._tensors().values():
-            tensor.record_stream(stream)
-
-    def _tensors(self) -> dict[str, Tensor]:
-        values = {field.name: getattr(self, field.name) for field in fields(self)}
-        return {name: value for name, value in values.items() if isinstance(value, Tensor)}
-
     def _each(self, change: Callable[[Tensor], Tensor]) -> Batch:
-        changed: dict[str, Any] = {name: change(value) for name, value in self._tensors().items()}
-        return replace(self, **changed)
+        values: dict[str, Any] = {field.name: getattr(self, field.name) for field in fields(self)}
+        values |= {name: change(value) for name, value in values.items() if isinstance(value, Tensor)}
+        return Batch(**values)
 
 
 class Mixture(torch.utils.data.Dataset[Sample]):

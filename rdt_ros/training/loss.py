@@ -81,10 +81,6 @@ class Objective(nn.Module):
         clean = self.network(self._conditions(batch), batch.states, noisy, noise.timestep)
         return ((clean.float() - batch.actions).square() * weights).mean((1, 2))
 
-    def encoded(self, batch: Batch) -> Batch:
-        """The batch with tokens (B, 6, patches, width) in place of its pictures."""
-        return dataclasses.replace(batch, pictures=self._tokens(batch).unflatten(0, (len(batch), -1)))
-
     def predict(self, batch: Batch, noise: Noise) -> Tensor:
         """(B, T, A) float32: chunks as the robot would get them."""
         return sample(self.network, self._conditions(batch), batch.states, noise.noise)
@@ -108,7 +104,7 @@ class Objective(nn.Module):
     def _tokens(self, batch: Batch) -> Tensor:
         """(B * 6, patches, width)."""
         pictures = batch.pictures.flatten(0, 1)
-        if pictures.dtype != torch.uint8:  # tokens already
+        if pictures.dtype != torch.uint8:  # kept tokens
             return pictures
         if isinstance(self.vision, nn.Module):
             return self.vision.tokens(normalised(pictures))

@@ -265,16 +265,6 @@ def test_data_order_and_noise_do_not_depend_on_workers_or_accumulation(recipe):
         torch.testing.assert_close(tensor, two.weights()[name], rtol=1e-4, atol=1e-6)
 
 
-def test_encoding_ahead_changes_nothing(recipe):
-    plain = run(recipe("plain", steps=3, accumulation=2, sample={"condition_dropout": 0.3}))
-    ahead = run(
-        recipe("ahead", steps=3, accumulation=2, sample={"condition_dropout": 0.3}, loader={"encode_ahead": True})
-    )
-    assert same(plain.weights(), ahead.weights()) and losses(recipe("plain")) == losses(recipe("ahead"))
-    with pytest.raises(InputError, match="loader.encode_ahead: expected an encoder that is frozen, found efficientnet"):
-        FineTuning(recipe("other", checkpoint="random:small", loader={"encode_ahead": True}), cpu=True)
-
-
 def test_gradients_are_clipped_as_a_whole_also_when_they_are_accumulated(recipe):
     """Plain descent, whose step is the learning rate times the clipped gradient."""
     for name, accumulation in (("a", 1), ("b", 2)):
