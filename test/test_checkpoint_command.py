@@ -7,7 +7,6 @@ import cv2
 import numpy as np
 import pytest
 import torch
-import transformers
 
 from rdt_ros.checkpoint_command import add_parser
 from rdt_ros.episodes.layout import Header
@@ -19,7 +18,7 @@ from rdt_ros.model.config import MODEL_SIZES
 from rdt_ros.model.language import HashedWords
 from rdt_ros.model.network import RdtNetwork
 from rdt_ros.model.store import InstructionStore
-from rdt_ros.model.vision import VISION_SIZES
+from rdt_ros.model.vision import SiglipEncoder
 from rdt_ros.robot.description import load_robot
 from rdt_ros.share import share_dir
 from rdt_ros.types import Observation, Picture
@@ -133,9 +132,7 @@ def test_an_episode_compares_both_norms(
 ):
     """An untrained network answers zero with either norm: its error is the distance of the actions from zero."""
     write_episode(tmp_path / "e.hdf5")
-    transformers.SiglipVisionModel(transformers.SiglipVisionConfig(**VISION_SIZES["tiny"])).save_pretrained(
-        tmp_path / "vision"
-    )
+    SiglipEncoder.random("tiny").tower.save(tmp_path / "vision")
     store = InstructionStore("words", 64)
     store.add(TEXT, HashedWords(64).tokens(TEXT))
     save_checkpoint(tmp_path / "rdt", CONFIG, weights, robot_text=ROBOT_TEXT, instructions=store)

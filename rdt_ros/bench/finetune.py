@@ -34,7 +34,7 @@ from transformers import SiglipImageProcessor
 from rdt_ros.bench.dataset import INSTRUCTION, convert, record, reference_dataset, reference_folder
 from rdt_ros.bench.reference import HOW_TO, Reference, quiet
 from rdt_ros.model.config import MODEL_SIZES, model_size
-from rdt_ros.model.vision import VISION_SIZES, SiglipEncoder
+from rdt_ros.model.vision import SiglipEncoder
 from rdt_ros.training.finetune import FineTuning
 from rdt_ros.training.recipe import Recipe
 from rdt_ros.training.settings import read_settings
@@ -113,8 +113,9 @@ def theirs(work: Path, args: argparse.Namespace) -> dict[str, Any]:
     for i in range(args.batch * (args.warmup + args.steps) - 1):
         (work / "theirs" / f"again_{i}.hdf5").symlink_to(work / "theirs" / "episode.hdf5")
     vision = work / "siglip"
-    size = VISION_SIZES[config.vision]["image_size"]
-    SiglipEncoder.random(config.vision).tower.save_pretrained(vision)
+    encoder = SiglipEncoder.random(config.vision)
+    size = encoder.image_size
+    encoder.tower.save(vision)
     SiglipImageProcessor(size={"height": size, "width": size}).save_pretrained(vision)
     (work / "base.yaml").write_text(yaml.safe_dump(reference.base_yaml(config)))
     with reference_folder(reference, work / "theirs", work / "cwd"):

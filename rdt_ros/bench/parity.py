@@ -30,7 +30,7 @@ from rdt_ros.errors import InputError
 from rdt_ros.model.config import MODEL_SIZES, ModelConfig
 from rdt_ros.model.network import Conditions, RdtNetwork
 from rdt_ros.model.sampler import add_noise, sample
-from rdt_ros.model.vision import VISION_SIZES
+from rdt_ros.model.vision import SiglipEncoder
 from rdt_ros.model.weights import open_weights
 from rdt_ros.robot.description import load_robot
 
@@ -179,9 +179,9 @@ def save_vision(size: str, folder: Path, seed: int) -> Path:
     """A SigLIP tower of random weights, as a folder that we and the reference load."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        tower: Any = transformers.SiglipVisionModel(transformers.SiglipVisionConfig(**VISION_SIZES[size]))
-    tower.to(BF16).save_pretrained(folder)
-    side = VISION_SIZES[size]["image_size"]
+        encoder = SiglipEncoder.random(size)
+    encoder.tower.to(BF16).save(folder)
+    side = encoder.image_size
     transformers.SiglipImageProcessorPil(size={"height": side, "width": side}).save_pretrained(folder)
     return folder
 

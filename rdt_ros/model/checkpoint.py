@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import huggingface_hub
 import safetensors.torch
 import torch
 import yaml
@@ -23,15 +22,13 @@ from torch import Tensor
 
 from rdt_ros.errors import InputError
 from rdt_ros.model.config import NORMS, ModelConfig, config_from_json, config_from_reference, config_to_json
+from rdt_ros.model.hub import CONFIG, SAFETENSORS, TORCH_WEIGHTS, local_copy
 from rdt_ros.model.network import RdtNetwork
 from rdt_ros.model.store import STORE_NAME, InstructionStore
 from rdt_ros.model.weights import SOURCES, check_entries, load_network, open_weights, sizes_of
 from rdt_ros.robot.description import Robot, load_robot
 from rdt_ros.share import checkpoint_path
 
-CONFIG = "config.json"
-SAFETENSORS = "model.safetensors"
-TORCH_WEIGHTS = "pytorch_model.bin"
 DEEPSPEED_WEIGHTS = "mp_rank_00_model_states.pt"
 DEEPSPEED_TAG = "latest"  # names the folder that holds them
 REFERENCE_CONFIG = "base.yaml"
@@ -158,7 +155,8 @@ def _locate(path_or_id: str | Path) -> tuple[Path, Path, str | None]:
         tagged = path.name == DEEPSPEED_WEIGHTS and (path.parent.parent / DEEPSPEED_TAG).is_file()
         return path, path.parent.parent if tagged else path.parent, None
     if HUB_ID.fullmatch(str(path_or_id)) and not path.parent.is_dir():
-        return _in_folder(_download(str(path_or_id)))
+        belongings = (CONFIG, ROBOT, STATISTICS, STORE_NAME, SAFETENSORS, VISION)
+        return _in_folder(local_copy(str(path_or_id), belongings, "checkpoint: expected a file, a folder"))
     raise InputError(f"checkpoint {path}: no such file or folder, and no Hub id")
 
 
@@ -175,22 +173,6 @@ def _in_folder(folder: Path) -> tuple[Path, Path, str | None]:
     raise InputError(
         f"checkpoint {folder}: expected {SAFETENSORS}, {TORCH_WEIGHTS} or DeepSpeed's {DEEPSPEED_TAG}, found {there}"
     )
-
-
-def _download(repository: str) -> Path:
-    """The local copy of a Hub repository; of two weight files only the safetensors one is fetched."""
-    belongings = [CONFIG, ROBOT, STATISTICS, STORE_NAME, SAFETENSORS, VISION]
-    try:
-        folder = Path(huggingface_hub.snapshot_download(repository, allow_patterns=belongings))
-        if not (folder / SAFETENSORS).is_file():
-            huggingface_hub.snapshot_download(repository, allow_patterns=[TORCH_WEIGHTS])
-    except (OSError, ValueError) as error:
-        reason = str(error).strip().split("\n")[0]
-        raise InputError(
-            f"checkpoint: expected a file, a folder, or a Hub id that is cached or can be reached, "
-            f"found {repository!r} ({reason})"
-        ) from None
-    return folder
 
 
 def _config(

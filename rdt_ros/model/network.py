@@ -191,6 +191,8 @@ class RdtTransformer(nn.Module):
     @torch.no_grad()
     def init_weights(self) -> None:
         """The reference's initial values; its last Linear is zero, so an untrained network answers zero."""
+        if self.x_pos_embed.is_meta:
+            return  # torch would import its compiler, which takes seconds, to compute nothing
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 nn.init.xavier_uniform_(module.weight)

@@ -1,41 +1,20 @@
-"""Tokens of pictures: the interface of vision encoders, SigLIP's tower, and which encoder a name means."""
+"""Tokens of pictures: the interface of vision encoders, SigLIP as one, and which encoder a name means."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Protocol
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor
 
 from rdt_ros.errors import InputError
-from rdt_ros.model import efficientnet
+from rdt_ros.model import efficientnet, siglip
 from rdt_ros.model.config import SO400M
 from rdt_ros.model.efficientnet import EfficientNetEncoder
-
-if TYPE_CHECKING:
-    from transformers import SiglipVisionModel
+from rdt_ros.model.siglip import SiglipTower
 
 HUB_ENCODERS = {SO400M: f"google/{SO400M}"}
-VISION_SIZES: dict[str, dict[str, Any]] = {
-    SO400M: {
-        "hidden_size": 1152,
-        "intermediate_size": 4304,
-        "num_hidden_layers": 27,
-        "num_attention_heads": 16,
-        "image_size": 384,
-        "patch_size": 14,
-    },
-    "tiny": {
-        "hidden_size": 32,
-        "intermediate_size": 64,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 2,
-        "image_size": 96,
-        "patch_size": 24,
-    },
-}
 
 
 class VisionEncoder(Protocol):
@@ -51,7 +30,7 @@ class VisionEncoder(Protocol):
 
 
 def load_encoder(name: str, source: str | Path | None) -> SiglipEncoder | EfficientNetEncoder:
-    """The encoder that a network's config names, in float32 on the CPU.
+    """The encoder that a network's config names, on the CPU: SigLIP in its file's type, an EfficientNet in float32.
 
     `source` is a folder or a Hub id of SigLIP's, None where it is published; a file or "imagenet" for an EfficientNet,
     which is trained with its network, so that no other weights can stand in for those.
@@ -77,54 +56,29 @@ def random_encoder(name: str) -> SiglipEncoder | EfficientNetEncoder:
 
 
 class SiglipEncoder:
-    """SigLIP's vision tower without its pooling head; the tokens are those behind the last LayerNorm."""
+    """SigLIP's vision tower, frozen; the tokens are those behind its last LayerNorm."""
 
-    def __init__(self, tower: SiglipVisionModel) -> None:
-        config: Any = tower.config
+    def __init__(self, tower: SiglipTower) -> None:
         self.tower = tower.eval().requires_grad_(False)
-        self.image_size = config.image_size
-        # Pixels beyond the last whole patch are dropped: 384 = 27 * 14 + 6.
-        self.patches = (config.image_size // config.patch_size) ** 2
-        self.width = config.hidden_size
+        self.image_size = tower.config.image_size
+        self.patches = tower.config.patches
+        self.width = tower.config.hidden_size
 
     @classmethod
     def random(cls, size: str) -> SiglipEncoder:
-        """Random weights of a size in VISION_SIZES, drawn from torch's generator as for any new module."""
-        from transformers import SiglipVisionConfig, SiglipVisionModel  # seconds, which only SigLIP needs
-
-        return cls(SiglipVisionModel(SiglipVisionConfig(**VISION_SIZES[size], vision_use_head=False)))
+        """Random weights of a size in `siglip.SIZES`, drawn from torch's generator as for any new module."""
+        return cls(SiglipTower(siglip.SIZES[size]))
 
     @classmethod
     def load(cls, path_or_id: str) -> SiglipEncoder:
-        """Weights of a local folder or a Hub id, of the whole SigLIP or of its vision tower."""
-        from transformers import SiglipVisionConfig, SiglipVisionModel
-
-        class Tower(SiglipVisionModel):
-            """Loads from a whole SigLIP without a report of the parts that are left behind."""
-
-            _keys_to_ignore_on_load_unexpected = [r"^text_model\.", r"^(vision_model\.)?head\.", r"^logit_"]
-
-        try:
-            config = SiglipVisionConfig.from_pretrained(path_or_id)
-            config.vision_use_head = False
-            loaded: Any = Tower.from_pretrained(path_or_id, config=config, output_loading_info=True)
-        except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-            reason = str(error).strip().split("\n")[0]
-            raise InputError(
-                f"vision encoder: expected a folder with config.json and weights, or a Hub id that is cached or "
-                f"can be reached, found {path_or_id!r} ({reason})"
-            ) from None
-        tower, report = loaded
-        missing = sorted(report["missing_keys"])
-        if missing:
-            raise InputError(f"vision encoder {path_or_id}: {len(missing)} weights missing, first {missing[0]}")
-        return cls(tower)
+        """Weights of a local folder or a Hub id, of the whole SigLIP or of its vision tower, mapped from the disk."""
+        return cls(SiglipTower.load(path_or_id))
 
     def to(self, device: torch.device, dtype: torch.dtype) -> SiglipEncoder:
-        """Moves the weights; gives itself."""
-        self.tower.to(device=device, dtype=dtype)
+        """Moves the weights and converts them where they are then; gives itself."""
+        self.tower.to(device).to(dtype)
         return self
 
     def tokens(self, images: Tensor) -> Tensor:
         """(N, 3, image_size, image_size) in -1..1 -> (N, patches, width), where and as the weights are."""
-        return self.tower(pixel_values=images.to(self.tower.device, self.tower.dtype)).last_hidden_state
+        return self.tower(images.to(self.tower.device, self.tower.dtype))

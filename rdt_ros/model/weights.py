@@ -36,21 +36,21 @@ SOURCES = {
 }
 
 
-def open_weights(path: Path) -> tuple[dict[str, Tensor], bool]:
-    """The entries of a torch or safetensors file, and whether DeepSpeed wrote it.
+def open_weights(path: Path, what: str = "checkpoint") -> tuple[dict[str, Tensor], bool]:
+    """The entries of a torch or safetensors file, and whether DeepSpeed wrote it; `what` is for a refusal.
 
     InputError where the file is cut short, of another kind, or a pickle that asks for more than tensors.
     """
     if path.suffix == ".safetensors":
-        return _open_safetensors(path), False
-    stored: Any = load_torch_file(path, "checkpoint")
+        return _open_safetensors(path, what), False
+    stored: Any = load_torch_file(path, what)
     deepspeed = isinstance(stored, dict) and isinstance(stored.get(DEEPSPEED_KEY), dict)
     weights = stored[DEEPSPEED_KEY] if deepspeed else stored
     if not isinstance(weights, dict) or not weights:
-        raise InputError(f"checkpoint {path}: expected a dict of tensors, found {type(weights).__name__}")
+        raise InputError(f"{what} {path}: expected a dict of tensors, found {type(weights).__name__}")
     for name, value in weights.items():
         if not isinstance(value, Tensor):
-            raise InputError(f"checkpoint {path}: expected a tensor as {name!r}, found {type(value).__name__}")
+            raise InputError(f"{what} {path}: expected a tensor as {name!r}, found {type(value).__name__}")
     return weights, deepspeed
 
 
@@ -87,6 +87,11 @@ def check_entries(path: Path, config: ModelConfig, weights: Mapping[str, Tensor]
     """Raises InputError with the counts and the first names where the entries are not those of the network."""
     with torch.device("meta"):
         expected = RdtNetwork(config).state_dict()
+    check_same(f"checkpoint {path}", "an RDT", expected, weights)
+
+
+def check_same(where: str, what: str, expected: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> None:
+    """Raises InputError with the counts and the first names where the entries are not those expected of `what`."""
     faults = {
         "missing": [name for name in expected if name not in weights],
         "unexpected": [name for name in weights if name not in expected],
@@ -99,7 +104,7 @@ def check_entries(path: Path, config: ModelConfig, weights: Mapping[str, Tensor]
     }
     found = [f"{len(names)} {fault} ({_first(names)})" for fault, names in faults.items() if names]
     if found:
-        raise InputError(f"checkpoint {path}: expected {len(expected)} entries of an RDT, found {', '.join(found)}")
+        raise InputError(f"{where}: expected {len(expected)} entries of {what}, found {', '.join(found)}")
 
 
 def load_network(
@@ -116,16 +121,14 @@ def load_network(
     return network
 
 
-def _open_safetensors(path: Path) -> dict[str, Tensor]:
+def _open_safetensors(path: Path, what: str) -> dict[str, Tensor]:
     try:
         with safe_open(path, "pt") as file:
             return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
     except OSError as error:
-        raise InputError(f"checkpoint {path}: {error.strerror or error}") from None
+        raise InputError(f"{what} {path}: {error.strerror or error}") from None
     except SafetensorError:
-        raise InputError(
-            f"checkpoint {path}: expected a safetensors file, found something else or a part of it"
-        ) from None
+        raise InputError(f"{what} {path}: expected a safetensors file, found something else or a part of it") from None
 
 
 def _indices(pattern: str, names: Mapping[str, Any]) -> list[int]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -31,7 +31,6 @@ from rdt_ros.training import adapters
 from rdt_ros.training.config import PLAIN, LoaderConfig
 from rdt_ros.training.dataset import slots
 from rdt_ros.training.ema import Ema
-from rdt_ros.training.encoded import Encoded
 from rdt_ros.training.features import Features
 from rdt_ros.training.frozen_tower import FrozenTower
 from rdt_ros.training.interrupt import Interrupt
@@ -136,22 +135,20 @@ class FineTuning:
             return
         if recipe.vision == "random":
             tower = self.vision.tower
-            self._in_main(lambda: self.folder.write_vision(tower.save_pretrained))
+            self._in_main(lambda: self.folder.write_vision(tower.save))
         self.vision.to(self.device, torch.bfloat16 if recipe.precision == "bf16" else torch.float32)
 
     def _open_features(self) -> None:
         """Tokens of all pictures, where they are to be kept; the processes share the episodes out."""
-        self._features, loader = None, self.recipe.loader
-        for name in ("features", "encode_ahead"):
-            if getattr(loader, name) and not isinstance(self.vision, SiglipEncoder):
-                raise InputError(f"loader.{name}: expected an encoder that is frozen, found {self.config.vision}")
-        if not loader.features:
+        self._features = None
+        if not self.recipe.loader.features:
             return
-        assert isinstance(self.vision, SiglipEncoder)
-        self._features = Features.of(loader.features, self.vision)
+        if not isinstance(self.vision, SiglipEncoder):
+            raise InputError(f"loader.features: expected an encoder that is frozen, found {self.config.vision}")
+        self._features = Features.of(self.recipe.loader.features, self.vision)
         episodes = [episode for dataset in self.data.datasets for episode in dataset.train + dataset.held_out]
         rank, world = self.accelerator.process_index, self.accelerator.num_processes
-        made = self._features.make(episodes[rank::world], self.vision, loader.workers)
+        made = self._features.make(episodes[rank::world], self.vision, self.recipe.loader.workers)
         for _ in tqdm(made, "tokens", len(episodes[rank::world]), unit="episode", disable=bool(rank)):
             pass
         self.accelerator.wait_for_everyone()
@@ -276,9 +273,7 @@ class FineTuning:
         count = (recipe.steps - self.done) * recipe.accumulation
         order = Order(recipe.batch_size, self.samples, count, rank, world)
         noises = Noise.stream(recipe.loader.seed, order, self.network)
-        loaded: Iterator[tuple[Batch, Noise]] = zip(batches(self._mixture, order, recipe.loader), noises, strict=True)
-        if recipe.loader.encode_ahead:
-            loaded = Encoded(self._objective, self.device).batches(loaded)
+        loaded = zip(batches(self._mixture, order, recipe.loader), noises, strict=True)
         self.model.train()
         while passes := list(islice(loaded, recipe.accumulation)):
             rate = learning_rate(self.done, recipe.steps, recipe.optimizer)

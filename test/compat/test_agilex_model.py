@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import transformers
 from PIL import Image
 
 from rdt_ros.compat.agilex_model import RoboticDiffusionTransformerModel, create_model
@@ -16,7 +15,7 @@ from rdt_ros.model.checkpoint import save_checkpoint
 from rdt_ros.model.config import MODEL_SIZES, config_to_json
 from rdt_ros.model.fast.stage import FastOptions
 from rdt_ros.model.network import RdtNetwork
-from rdt_ros.model.vision import VISION_SIZES, SiglipEncoder
+from rdt_ros.model.vision import SiglipEncoder
 from rdt_ros.policy.rdt import RdtPolicy
 from rdt_ros.robot.description import load_robot
 from rdt_ros.types import Observation
@@ -48,7 +47,7 @@ def picture(width: int, height: int, seed: int = 0) -> Image.Image:
 @pytest.fixture(scope="module")
 def vision(tmp_path_factory: pytest.TempPathFactory) -> str:
     folder = tmp_path_factory.mktemp("vision")
-    transformers.SiglipVisionModel(transformers.SiglipVisionConfig(**VISION_SIZES["tiny"])).save_pretrained(folder)
+    SiglipEncoder.random("tiny").tower.save(folder)
     return str(folder)
 
 

@@ -68,7 +68,7 @@ def checkpoint(tmp_path_factory) -> dict[str, str]:
         robot_text=robot_path("sim_aloha").read_text(),
         instructions=store,
     )
-    SiglipEncoder.random(config.vision).tower.save_pretrained(folder / "vision")
+    SiglipEncoder.random(config.vision).tower.save(folder / "vision")
     return {"checkpoint": str(folder / "rdt"), "vision": str(folder / "vision")}
 
 

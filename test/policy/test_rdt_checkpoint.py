@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +12,6 @@ import cv2
 import numpy as np
 import pytest
 import torch
-import transformers
 
 from rdt_ros.errors import InputError
 from rdt_ros.model.checkpoint import open_checkpoint, save_checkpoint
@@ -18,7 +19,7 @@ from rdt_ros.model.config import MODEL_SIZES
 from rdt_ros.model.language import HashedWords
 from rdt_ros.model.network import RdtNetwork
 from rdt_ros.model.store import InstructionStore
-from rdt_ros.model.vision import VISION_SIZES, SiglipEncoder
+from rdt_ros.model.vision import SiglipEncoder
 from rdt_ros.policy.rdt import RdtPolicy
 from rdt_ros.robot.description import load_robot
 from rdt_ros.share import share_dir
@@ -55,7 +56,7 @@ def network() -> RdtNetwork:
 @pytest.fixture(scope="module")
 def vision(tmp_path_factory: pytest.TempPathFactory) -> str:
     folder = tmp_path_factory.mktemp("vision")
-    transformers.SiglipVisionModel(transformers.SiglipVisionConfig(**VISION_SIZES["tiny"])).save_pretrained(folder)
+    SiglipEncoder.random("tiny").tower.save(folder)
     return str(folder)
 
 
@@ -81,6 +82,21 @@ def test_a_checkpoint_brings_its_robot_and_instructions(checkpoint: Path, networ
     assert policy.robot == ROBOT
     expected = policy_of(network, vision, seed=3).step([observation()]).rows
     assert rows == pytest.approx(expected, rel=TOLERANCE, abs=TOLERANCE)
+
+
+def test_a_policy_is_made_without_slow_imports(checkpoint: Path, vision: str):
+    """transformers takes seconds, and nothing of a robot's start needs it."""
+    code = (
+        "import sys; from rdt_ros.policy.rdt import RdtPolicy; "
+        f"RdtPolicy.from_checkpoint({str(checkpoint)!r}, device='cpu', backend='eager', vision={vision!r}); "
+        "print(*{name.partition('.')[0] for name in sys.modules})"
+    )
+
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+
+    loaded = set(done.stdout.split())
+    assert "torch" in loaded
+    assert not loaded & {"transformers", "diffusers", "accelerate", "scipy", "matplotlib", "sympy"}
 
 
 def test_an_opened_checkpoint_will_do(checkpoint: Path, vision: str):

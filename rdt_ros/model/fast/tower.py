@@ -8,11 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from rdt_ros.errors import InputError
 from rdt_ros.model.fast.kernels import Kernels, attention_by, gelu_linear
 from rdt_ros.model.vision import SiglipEncoder
-
-ACTIVATION = "gelu_pytorch_tanh"  # of every published SigLIP
 
 
 class FastTower:
@@ -23,9 +20,6 @@ class FastTower:
 
     def __init__(self, encoder: SiglipEncoder, kernels: Kernels, attention: str = "auto") -> None:
         tower: Any = encoder.tower
-        if tower.config.hidden_act != ACTIVATION:
-            raise InputError(f"vision encoder: expected activation {ACTIVATION}, found {tower.config.hidden_act}")
-        tower = getattr(tower, "vision_model", tower)  # where transformers puts the parts differs between versions
         self._kernels = kernels
         self._attention = attention
         self._patch = tower.config.patch_size
