@@ -273,8 +273,8 @@ class _Decoded:
     def decode(self) -> None:
         """Until they lie where they are copied from."""
         self._begun = self._encoder.begin(self._jpegs(self._moments))
-        for _, future in self._begun:
-            future.result()
+        for _, picture in reversed(self._begun):  # the last is decoded here, while threads decode the others
+            picture.result()
 
     def finish(self) -> None:
         """All that follows."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import itertools
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -26,15 +25,27 @@ ROUNDS = 20
 COPIES = 16  # of weights or keys, so that none is in the cache when its turn comes
 SPLITS = (1, 2, 4, 8)
 US_PER_MS = 1e3
+TIMED = (("max_autotune_pointwise", True),)  # the compiler times several shapes of each small kernel
 SOLVER_CHOICES: dict[str, dict[str, Any]] = {
     "as it is": {},
     "not compiled": {"compiled": False},
     "one library call a product": {"splits": 1},
     "4 splits": {"splits": 4},
     "GELU within the product before it": {"gelu_inside": True},
+    "small kernels timed": {"inductor": TIMED},
+    "one library call a product, GELU within, small kernels timed": {
+        "splits": 1,
+        "gelu_inside": True,
+        "inductor": TIMED,
+    },
     "the library's attention": {"attention": "library"},
     "the library's, as torch chooses": {"attention": "library", "picture_attention": "auto"},
     "keys and values first": {"overlap": False},
+}
+TOWER_CHOICES: dict[str, dict[str, Any]] = {
+    **{f"attention {kernel}": {"tower_attention": kernel} for kernel in ("auto", "flash", "cudnn")},
+    "LayerNorm compiled": {"layer_norm": "library"},
+    "not compiled": {"compiled": False},
 }
 
 
@@ -90,16 +101,14 @@ def choices_ms(network: RdtNetwork, vision: SiglipEncoder, device: torch.device,
             return median_ms(solver.run, device, ROUNDS)
 
         found[f"conditions and solver, {name}"] = _or_none(name, solver_ms)
-    for kernel, compiled in itertools.product(("auto", "flash", "cudnn"), (True, False)):
-        recorder = Recorder(device, FastOptions(compiled=compiled, tower_attention=kernel))
+    for name, changes in TOWER_CHOICES.items():
+        recorder = Recorder(device, dataclasses.replace(FastOptions(), **changes))
 
         def tower_ms(recorder: Recorder = recorder) -> list[float]:
             encoder = FastEncoder(vision, network.dtype, "device", recorder, Kernels(recorder))
             return [median_ms(encoder.encode(count), device, ROUNDS) for count in BATCHES]
 
-        name = f"vision of {' and '.join(map(str, BATCHES))}, attention {kernel}" + (
-            "" if compiled else ", not compiled"
-        )
+        name = f"vision of {' and '.join(map(str, BATCHES))}, {name}"
         found[name] = _or_none(name, tower_ms)
     return found
 

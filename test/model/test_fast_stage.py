@@ -9,6 +9,7 @@ from rdt_ros.errors import InputError
 from rdt_ros.model.fast.stage import CACHE_VARIABLE, FastOptions, Recorder, check_backend, compile_cache
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
+TIMED = {"max_autotune_pointwise": True, "coordinate_descent_tuning": True}
 
 
 def test_auto_is_the_fast_one_where_there_is_a_gpu():
@@ -37,6 +38,31 @@ def test_nothing_is_compiled_unless_asked_for():
         return x + 1
 
     assert Recorder(CPU, FastOptions(compiled=False)).compiled(function) is function
+
+
+@pytest.mark.parametrize("device, settings", [(CUDA, TIMED), (CPU, {})])
+def test_the_compiler_is_given_its_settings_on_cuda_alone(monkeypatch: pytest.MonkeyPatch, device, settings):
+    given: list[dict] = []
+    monkeypatch.setattr(torch, "compile", lambda function, options, **_: given.append(options) or function)
+    recorder = Recorder(CPU, FastOptions(inductor=tuple(TIMED.items())))
+    recorder.device = device  # no GPU is needed to ask
+
+    recorder.compiled(torch.sin)
+
+    assert given == [settings]
+
+
+def test_settings_are_known_to_the_compiler():
+    torch.compile(torch.sin, options=TIMED | {"triton.enable_pdl": True})  # raises where it has no such setting
+
+
+@pytest.mark.parametrize("device", [CPU, CUDA])
+@pytest.mark.parametrize("compiled", [True, False])
+def test_our_own_kernels_are_taken_where_compiled_on_cuda_or_asked_for(device: torch.device, compiled: bool):
+    recorder = Recorder(CPU, FastOptions(compiled=compiled))
+    recorder.device = device
+    assert (recorder.own("own"), recorder.own("library")) == (True, False)
+    assert recorder.own("auto") == (compiled and device == CUDA)
 
 
 def test_compiled_kernels_are_kept_in_the_users_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

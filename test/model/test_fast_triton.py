@@ -16,7 +16,9 @@ from rdt_ros.model.config import MODEL_SIZES
 from rdt_ros.model.fast import kernels
 from rdt_ros.model.fast.solver import FastSolver
 from rdt_ros.model.fast.stage import FastOptions, Recorder
+from rdt_ros.model.fast.tower import FastTower
 from rdt_ros.model.network import RdtNetwork
+from rdt_ros.model.vision import SiglipEncoder
 
 CUDA = torch.cuda.is_available()
 INTERPRETED = "TRITON_INTERPRET" in os.environ  # read when triton is imported, so in a process of its own
@@ -25,7 +27,7 @@ DTYPE = torch.bfloat16 if CUDA else torch.float32
 TOLERANCE = 2e-2 if CUDA else 1e-5  # relative
 runs_here = pytest.mark.skipif(not (CUDA or INTERPRETED), reason="needs a GPU or Triton's interpreter")
 if CUDA or INTERPRETED:
-    from rdt_ros.model.fast import attention
+    from rdt_ros.model.fast import attention, layer_norm
 
 
 @pytest.mark.skipif(CUDA or INTERPRETED, reason="the tests below run as they are")
@@ -48,7 +50,7 @@ def check(found: torch.Tensor, expected: torch.Tensor) -> None:
 
 @runs_here
 @pytest.mark.parametrize("form", ["variance", "mean_square"])
-@pytest.mark.parametrize("rows, heads, head", [(67, 4, 32), (5, 2, 16)])
+@pytest.mark.parametrize("rows, heads, head", [(67, 4, 32), (64, 2, 16), (33, 1, 32), (5, 2, 16)])
 def test_attention_within_is_that_of_the_library(rows: int, heads: int, head: int, form: kernels.Norm):
     parts, bias = normal(2, rows, 3 * heads * head, dtype=torch.float32), normal(3 * heads * head)
     norms = normal(head), normal(head) + 1, form
@@ -85,6 +87,33 @@ def test_attention_in_stretches_is_that_of_the_library(keys: int, stretches: int
     answers, weights = attention.attend_in_stretches(*queries, "variance", kept, stretches)
 
     check(kernels.joined(answers, weights, kept), library(*queries, kept, keys))
+
+
+@runs_here
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("rows, width", [(7, 1152), (1, 2), (5, 33), (3, 128), (0, 32)])
+def test_residual_and_layer_norm_are_those_of_the_library(rows: int, width: int, dtype: torch.dtype):
+    x, y = normal(rows, width, dtype=dtype) + 3, normal(width, rows, dtype=dtype).T.contiguous()
+    given = x, y, normal(width, dtype=dtype) + 1, normal(width + 1, dtype=dtype)[1:], 1e-6
+
+    found = layer_norm.add_layer_norm(*given)
+
+    for answer, expected in zip(found, kernels.add_layer_norm(*given), strict=True):
+        assert answer.dtype == dtype
+        torch.testing.assert_close(answer, expected)
+
+
+@runs_here
+def test_tokens_are_those_of_the_plain_encoder():
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        encoder = SiglipEncoder.random("tiny").to(DEVICE, DTYPE)
+    images = normal(2, 3, encoder.image_size, encoder.image_size)
+    chosen = kernels.Kernels(Recorder(DEVICE, FastOptions(compiled=False, layer_norm="own")))
+    with torch.inference_mode():
+        expected = encoder.tokens(images).clone()
+        assert chosen.add_layer_norm is layer_norm.add_layer_norm
+        check(FastTower(encoder, chosen).tokens(images), expected)
 
 
 @runs_here

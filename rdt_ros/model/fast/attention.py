@@ -18,24 +18,25 @@ from torch import Tensor
 from rdt_ros.model.config import Norm
 from rdt_ros.model.network import NORM_EPSILON
 
-KEYS = 64  # of a turn of a program
+BLOCK = 32  # tokens of a program of self-attention
+KEYS = 64  # of a turn of a program of the others
 WARPS, STAGES = 8, 3
 LEAST = 16  # rows of a matrix product
 
 
 def attend_within(parts: Tensor, bias: Tensor, q_norm: Tensor, k_norm: Tensor, form: Norm) -> Tensor:
     """Self-attention from the parts (S, M, 3D) of the product that gives query, key and value -> (M, D)."""
-    answer = bias.new_empty(1, parts.shape[1], parts.shape[2] // 3)
-    _launch(_within, parts, answer, q_norm, form, bias, k_norm)
-    return answer[0]
+    answer = bias.new_empty(parts.shape[1], parts.shape[2] // 3)
+    _launch(_within, triton.cdiv(len(answer), BLOCK), parts, answer, q_norm, form, bias, k_norm, BLOCK=BLOCK)
+    return answer
 
 
 def attend_to(parts: Tensor, bias: Tensor, norm: Tensor, form: Norm, kept: Tensor, added: Tensor) -> Tensor:
     """Attention of queries in parts (S, M, D) to keys and values (C, 2D), but those where (C,) is -inf -> (M, D)."""
-    answer = bias.new_empty(1, *parts.shape[1:])
+    answer = bias.new_empty(parts.shape[1:])
     constants = {"MASKED": True, "WHOLE": True, "LENGTH": len(kept), "KEYS": KEYS}
-    _launch(_to, parts, answer, norm, form, bias, kept, added, added, len(kept), **constants)
-    return answer[0]
+    _launch(_to, 1, parts, answer, norm, form, bias, kept, added, added, len(kept), **constants)
+    return answer
 
 
 def attend_in_stretches(
@@ -49,16 +50,16 @@ def attend_in_stretches(
     answers = torch.empty(stretches, rows, width, device=bias.device)
     weights = torch.empty(stretches, rows, width // len(norm), device=bias.device)
     constants = {"MASKED": False, "WHOLE": False, "LENGTH": triton.cdiv(len(kept), stretches), "KEYS": KEYS}
-    _launch(_to, parts, answers, norm, form, bias, kept, kept, weights, len(kept), **constants)
+    _launch(_to, stretches, parts, answers, norm, form, bias, kept, kept, weights, len(kept), **constants)
     return answers, weights
 
 
 def _launch(
-    kernel: Any, parts: Tensor, answers: Tensor, norm: Tensor, form: Norm, *given: Any, **constants: Any
+    kernel: Any, pieces: int, parts: Tensor, answers: Tensor, norm: Tensor, form: Norm, *given: Any, **constants: Any
 ) -> None:
-    """A program for each head and stretch."""
-    (stretches, rows, width), head = answers.shape, len(norm)
-    kernel[width // head, stretches](
+    """A program for each head and each of so many pieces of the work."""
+    (rows, width), head = answers.shape[-2:], len(norm)
+    kernel[width // head, pieces](
         parts,
         answers,
         norm,
@@ -78,9 +79,9 @@ def _launch(
 
 
 @triton.jit
-def _columns(parts, bias, first, rows, stride, PARTS: tl.constexpr, ROWS: tl.constexpr, HEAD: tl.constexpr):
-    """(ROWS, HEAD) of a product, its parts and bias added; zero below the last row."""
-    row, column = tl.arange(0, ROWS)[:, None], first + tl.arange(0, HEAD)[None, :]
+def _columns(parts, bias, top, first, rows, stride, PARTS: tl.constexpr, ROWS: tl.constexpr, HEAD: tl.constexpr):
+    """(ROWS, HEAD) of a product from row `top` on, its parts and bias added; zero below the last row."""
+    row, column = top + tl.arange(0, ROWS)[:, None], first + tl.arange(0, HEAD)[None, :]
     there = row < rows
     total = tl.zeros((ROWS, HEAD), tl.float32)
     for part in tl.static_range(PARTS):
@@ -114,19 +115,20 @@ def _within(
     HEAD: tl.constexpr,
     VARIANCE: tl.constexpr,
     EPSILON: tl.constexpr,
+    BLOCK: tl.constexpr,
 ):
-    first = tl.program_id(0) * HEAD
+    first, top = tl.program_id(0) * HEAD, tl.program_id(1) * BLOCK
     type: tl.constexpr = answers.dtype.element_ty
-    q = _columns(parts, bias, first, rows, 3 * width, PARTS, ROWS, HEAD)
-    k = _columns(parts, bias, width + first, rows, 3 * width, PARTS, ROWS, HEAD)
-    v = _columns(parts, bias, 2 * width + first, rows, 3 * width, PARTS, ROWS, HEAD).to(type)
+    q = _columns(parts, bias, top, first, rows, 3 * width, PARTS, BLOCK, HEAD)
+    k = _columns(parts, bias, 0, width + first, rows, 3 * width, PARTS, ROWS, HEAD)
+    v = _columns(parts, bias, 0, 2 * width + first, rows, 3 * width, PARTS, ROWS, HEAD).to(type)
     q = (_normalised(q, q_norm, HEAD, VARIANCE, EPSILON) * scale).to(type)
     k = _normalised(k, k_norm, HEAD, VARIANCE, EPSILON).to(type)
-    row = tl.arange(0, ROWS)
     score = tl.dot(q, tl.trans(k), input_precision="ieee")
-    score = tl.where((row < rows)[None, :], score, float("-inf"))
+    score = tl.where((tl.arange(0, ROWS) < rows)[None, :], score, float("-inf"))
     share = tl.exp2(score - tl.max(score, 1)[:, None])
     found = tl.dot(share.to(type), v, input_precision="ieee") / tl.sum(share, 1)[:, None]
+    row = top + tl.arange(0, BLOCK)
     at = row[:, None] * width + first + tl.arange(0, HEAD)[None, :]
     tl.store(answers + at, found.to(type), mask=(row < rows)[:, None])
 
@@ -156,7 +158,7 @@ def _to(
 ):
     head, stretch = tl.program_id(0), tl.program_id(1)
     type: tl.constexpr = kept.dtype.element_ty
-    q = _columns(parts, bias, head * HEAD, rows, width, PARTS, ROWS, HEAD)
+    q = _columns(parts, bias, 0, head * HEAD, rows, width, PARTS, ROWS, HEAD)
     q = (_normalised(q, norm, HEAD, VARIANCE, EPSILON) * scale).to(type)
     row, column = tl.arange(0, ROWS), head * HEAD + tl.arange(0, HEAD)
     highest = tl.full((ROWS,), float("-inf"), tl.float32)

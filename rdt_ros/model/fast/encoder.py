@@ -45,7 +45,7 @@ class FastEncoder:
         self._encoded = torch.zeros(MOST, vision.patches, vision.width, device=device, dtype=dtype)
         self._known: list[tuple[bytes, Tensor]] = []  # least recently used first
         self._free = list(torch.zeros(KEPT, vision.patches, vision.width, device=device, dtype=dtype))
-        self._threads = ThreadPoolExecutor(MOST, thread_name_prefix="decode")
+        self._threads = ThreadPoolExecutor(MOST - 1, thread_name_prefix="decode")
         self._begun: list[tuple[bytes, Future]] = []
         self._room = _room(0, device)  # where decoded pictures wait for the copy
         self._copied: torch.cuda.Event | None = None
@@ -61,7 +61,10 @@ class FastEncoder:
         self._background = self._encoded[0].clone()
 
     def begin(self, jpegs: Sequence[bytes | None]) -> list[tuple[bytes, Future]]:
-        """Starts to decode those of a step's pictures whose tokens are not known, unless they are under way."""
+        """Starts to decode those of a step's pictures whose tokens are not known, unless they are under way.
+
+        The last of them is left to who asks for it: a thread takes a third of the time of decoding to wake.
+        """
         new: list[tuple[bytes, str]] = []
         for i, data in enumerate(jpegs):
             if data is not None and self._find(data) is None and all(data != other for other, _ in new):
@@ -70,19 +73,24 @@ class FastEncoder:
             raise InputError(f"pictures: expected at most {MOST}, found {len(new)}")
         if [data for data, _ in new] == [data for data, _ in self._begun]:
             return self._begun
-        wait([future for _, future in self._begun])  # of a step that was given up: they write to the room
+        wait([future for _, future in self._begun[:-1]])  # of a step that was given up: they write to the room
         if self._copied is not None:
             self._copied.synchronize()  # the room is free again
         work = self._prepared if self._exact else self._decoded
-        self._begun = [(data, self._threads.submit(work, data, role, place)) for place, (data, role) in enumerate(new)]
+        jobs = [functools.partial(work, data, role, place) for place, (data, role) in enumerate(new)]
+        pictures = [self._threads.submit(job) for job in jobs[:-1]] + [_Asked(job) for job in jobs[-1:]]
+        self._begun = [(data, picture) for (data, _), picture in zip(new, pictures, strict=True)]
         return self._begun
 
     def finish(self, begun: Sequence[tuple[bytes, Future]]) -> None:
         """Encodes what was decoded and keeps the tokens."""
         if not begun:
             return
-        wait([future for _, future in begun])  # also for those beside one that fails
-        self._begun = []
+        try:
+            begun[-1][1].result()
+        finally:
+            wait([future for _, future in begun[:-1]])  # also for those beside one that fails
+            self._begun = []
         found = [future.result() for _, future in begun]
         if self._exact:
             self._images[: len(found)].copy_(torch.from_numpy(np.stack(found)))
@@ -150,6 +158,20 @@ class FastEncoder:
             images = prepare_on_device(rgb, self._size)
             for place, image in zip(places, images, strict=True):
                 self._images[place].copy_(image)
+
+
+class _Asked(Future):
+    """What a job gives; whoever asks first does it."""
+
+    def __init__(self, job: Callable[[], np.ndarray]) -> None:
+        super().__init__()
+        self._job = job
+
+    def result(self, timeout: float | None = None) -> np.ndarray:
+        """Does the job unless it is done; raises what it raises."""
+        if not self.done():
+            self.set_result(self._job())
+        return super().result(timeout)
 
 
 def _room(size: int, device: torch.device) -> Tensor:

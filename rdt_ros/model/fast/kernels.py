@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 
 import torch
@@ -136,6 +137,7 @@ class Kernels:
     """The functions above as a recorder runs them."""
 
     def __init__(self, recorder: Recorder) -> None:
+        own_norm = recorder.own(recorder.options.layer_norm)
         self.activated = recorder.compiled(activated)
         self.add_norm = recorder.compiled(add_norm)
         self.embed = recorder.compiled(embed)
@@ -143,6 +145,13 @@ class Kernels:
         self.queries = recorder.compiled(queries)
         self.joined = recorder.compiled(joined)
         self.normalise_keys = recorder.compiled(normalise_keys)
-        self.add_layer_norm = recorder.compiled(add_layer_norm)
+        self.add_layer_norm = own_layer_norm() if own_norm else recorder.compiled(add_layer_norm)
         self.adaptor_input = recorder.compiled(adaptor_input)
         self.advance = recorder.compiled(advance)
+
+
+def own_layer_norm() -> Callable[[Tensor, Tensor, Tensor, Tensor, float], tuple[Tensor, Tensor]]:
+    """`add_layer_norm` as a kernel of our own."""
+    from rdt_ros.model.fast import layer_norm  # needs Triton, which comes with torch for CUDA
+
+    return layer_norm.add_layer_norm

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rdt_ros.model.fast.kernels import Kernels, attention_by, gelu_linear, normalise_keys, product
-from rdt_ros.model.fast.stage import FastOptions, Recorder, Stage
+from rdt_ros.model.fast.stage import Recorder, Stage
 from rdt_ros.model.network import Attention, Block, CrossAttention, RdtNetwork, RmsNorm
 from rdt_ros.model.sampler import Prefix, solver_steps
 
@@ -39,7 +39,7 @@ class FastSolver:
         self._network = network
         self._options = recorder.options
         self._kernels = kernels
-        self._own = _own_attention(self._options, network, device)
+        self._own = _own_attention(recorder, network)
         self._side = torch.cuda.Stream(device) if device.type == "cuda" and self._options.overlap else None
 
         def buffer(*shape: int, dtype: torch.dtype = dtype) -> Tensor:
@@ -205,13 +205,12 @@ class FastSolver:
         return product(x, linear.weight, self._options.splits)
 
 
-def _own_attention(options: FastOptions, network: RdtNetwork, device: torch.device) -> Any:
+def _own_attention(recorder: Recorder, network: RdtNetwork) -> Any:
     """The module of our own kernels, None where the library's are taken."""
-    config = network.config
+    config, choice = network.config, recorder.options.attention
     head = config.hidden_size // config.num_heads
     made_for_it = head in OWN_HEADS and config.horizon <= OWN_HORIZON and network.dtype != torch.float32
-    automatic = options.compiled and device.type == "cuda" and made_for_it
-    if options.attention == "library" or (options.attention == "auto" and not automatic):
+    if not recorder.own(choice) or (choice == "auto" and not made_for_it):
         return None
     from rdt_ros.model.fast import attention  # needs Triton, which comes with torch for CUDA
 

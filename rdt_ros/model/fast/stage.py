@@ -26,9 +26,11 @@ class FastOptions:
     """Choices between ways to the same answer; the defaults are those measured fastest (docs/speed.md)."""
 
     compiled: bool = True  # the operations between two matrix products become one kernel
+    inductor: tuple[tuple[str, Any], ...] = ()  # settings of its compiler, on CUDA
     splits: int = 2  # parts of the inner axis that a small matrix product is cut into, so that all processors read
     attention: str = "auto"  # "own" (attention.py), "library"; "auto": own where compiled on CUDA
     stretches: int = 4  # of the pictures' keys, for our own
+    layer_norm: str = "auto"  # SigLIP's, with the residual: "own" (layer_norm.py), "library", "auto" as above
     gelu_inside: bool = False  # the library applies the blocks' GELU to a product before it writes it, uncut
     picture_attention: str = "flash"  # the library's kernel of attention to pictures; "auto" is torch's own choice
     tower_attention: str = "auto"  # kernel of SigLIP's attention
@@ -109,7 +111,13 @@ class Recorder:
         """The function as one kernel for each set of shapes, or itself where nothing is compiled."""
         if not self.options.compiled:
             return function
-        return torch.compile(function, dynamic=False, fullgraph=True)  # type: ignore[return-value]
+        settings = dict(self.options.inductor) if self.device.type == "cuda" else {}
+        return torch.compile(function, dynamic=False, fullgraph=True, options=settings)  # type: ignore[return-value]
+
+    def own(self, choice: str) -> bool:
+        """Whether a choice of "own", "library" or "auto" is a kernel of our own: for "auto" where compiled on CUDA."""
+        automatic = self.options.compiled and self.device.type == "cuda"
+        return choice == "own" or (choice == "auto" and automatic)
 
     def stage(self, function: Callable[[], object]) -> Stage:
         """A stage that is ready to run fast."""
