@@ -3,6 +3,8 @@
 A small RDT without pictures is trained for a minute of CPU on the scripted expert. From held-out scenes pairs of chunks
 are made: the second one is asked for from where the first one has led, with other noise, and takes over once the
 committed rows are done. They disagree by as much as so short a training leaves.
+
+With `--checkpoint` and `--episodes` a trained policy answers instead, at two moments of the same recorded episode.
 """
 
 from __future__ import annotations
@@ -11,24 +13,30 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from rdt_ros.episodes.reader import EpisodeReader
+from rdt_ros.errors import InputError
 from rdt_ros.model.config import model_size
 from rdt_ros.model.language import HashedWords
 from rdt_ros.model.network import RdtNetwork
 from rdt_ros.model.sampler import FADING_ROWS, add_noise, fading_weights
+from rdt_ros.policy.deployed import deploy
 from rdt_ros.policy.rdt import RdtPolicy
 from rdt_ros.robot.description import Robot, load_robot
 from rdt_ros.robot.vector import SLOTS
 from rdt_ros.sim.expert import plan
 from rdt_ros.sim.scene import CubeScene
 from rdt_ros.types import Observation
+
+History = Sequence[Observation]
 
 TEXT = "hand the cube over"
 SIZE = replace(model_size("tiny"), depth=2, img_patches=1, max_lang_cond_len=8)
@@ -38,6 +46,7 @@ START_EVERY = 20  # rows between two moments of a held-out scene
 LEARNING_RATE = 2e-3
 NEW_AFTER = 16  # rows of the first chunk that are done when the second one is asked for
 COMMITTED = 8  # rows more until the second one arrives: 0.32 s at 25 Hz
+TOGETHER = 16  # histories that are answered at once
 
 
 def measure(steps: int = 1000, seed: int = 0) -> dict[str, Any]:
@@ -50,7 +59,7 @@ def measure(steps: int = 1000, seed: int = 0) -> dict[str, Any]:
         policy, loss = train(robot, scenes[:TRAINING_SCENES], steps, seed)
         trained_s = time.monotonic() - start_s
         starts = [row for rows in scenes[TRAINING_SCENES:] for row in rows[: -SIZE.horizon : START_EVERY]]
-        figures = compare(policy, starts)
+        figures = compare(policy, [[_observation(robot, 1, row)] for row in starts], partial(_led, robot))
     finally:
         torch.set_num_threads(threads)
     return {
@@ -58,10 +67,35 @@ def measure(steps: int = 1000, seed: int = 0) -> dict[str, Any]:
         "training_s": round(trained_s, 1),
         "rms_training_error": float(f"{loss**0.5:.3g}"),
         "pairs": len(starts),
-        "committed_rows": COMMITTED,
-        "fading_rows": FADING_ROWS,
         **figures,
     }
+
+
+def measure_checkpoint(checkpoint: str, episodes: Sequence[str]) -> dict[str, Any]:
+    """The same of a trained policy: the second chunk of a pair is asked for at the episode's own later moment."""
+    policy: RdtPolicy | None = None
+    pairs = []
+    for path in episodes:  # of one task: the words of the first are the policy's
+        with EpisodeReader(path) as episode:
+            if policy is None:
+                deployed = deploy(checkpoint, episode.robot, instruction=episode.instruction)
+                policy = deployed.policy
+                policy.instruction = deployed.instruction
+            steps = range(1, len(episode) - NEW_AFTER, START_EVERY)
+            pairs += [(_history(episode, step), _history(episode, step + NEW_AFTER)) for step in steps]
+    if policy is None:
+        raise InputError("episodes: expected at least one, found none")
+    figures = compare(policy, [first for first, _ in pairs], lambda _: [second for _, second in pairs])
+    return {"checkpoint": checkpoint, "pairs": len(pairs), **figures}
+
+
+def _history(episode: EpisodeReader, step: int) -> History:
+    return [episode.observation(step - 1), episode.observation(step)]
+
+
+def _led(robot: Robot, rows: np.ndarray) -> list[History]:
+    """The moments at which the first chunks (N, T, J) have been followed for a while."""
+    return [[_observation(robot, 2, chunk[NEW_AFTER - 1])] for chunk in rows]
 
 
 class NoPictures:
@@ -119,24 +153,26 @@ def _windows(demonstrations: Sequence[np.ndarray], random: np.random.Generator) 
     return np.stack(windows).astype(np.float32)
 
 
-def compare(policy: RdtPolicy, starts: Sequence[np.ndarray]) -> dict[str, Any]:
-    """The edge between the chunk from each measured row (J,) and the one that takes over from it, for each way.
+def compare(
+    policy: RdtPolicy, first: Sequence[History], second: Callable[[np.ndarray], Sequence[History]]
+) -> dict[str, Any]:
+    """The edge between the chunk for each history and the one that takes over from it, for each way.
 
-    Jumps are those of the arm joint that jumps most, in rad: `jump_rad` from the last committed row to the first free
-    one, `own_step_rad` what the first chunk does there, `seam_rad` how far the first free row is from the first
-    chunk's, `bend_rad` the largest change of step from there until the prefix has faded, `change_rad` how far the last
-    row is from what it is without a prefix. `faded_after` is what in-painting has to beat: the offset at the last
-    committed row added to the finished chunk, with the same weights.
+    `second` gives the histories of the later ones, from the rows (N, T, J) of the first. Jumps are those of the arm
+    joint that jumps most, in rad: `jump_rad` from the last committed row to the first free one, `own_step_rad` what the
+    first chunk does there, `seam_rad` how far the first free row is from the first chunk's, `bend_rad` the largest
+    change of step from there until the prefix has faded, `change_rad` how far the last row is from what it is without a
+    prefix. `faded_after` is what in-painting has to beat: the offset at the last committed row added to the finished
+    chunk, with the same weights.
     """
-    first = policy.step_batch([[_observation(policy.robot, 1, row)] for row in starts])
-    old = np.stack([chunk.rows for chunk in first])
+    old = _rows(policy, first, None)
     committed = old[:, NEW_AFTER : NEW_AFTER + COMMITTED]
-    moments = [[_observation(policy.robot, 2, rows[NEW_AFTER - 1])] for rows in old]
+    moments = second(old)
     arms = ~policy.robot.is_gripper
     was, edge = old[:, NEW_AFTER:, arms], COMMITTED
-    figures: dict[str, Any] = {}
+    figures: dict[str, Any] = {"committed_rows": COMMITTED, "fading_rows": FADING_ROWS}
     plain, continued = _rows(policy, moments, None), _rows(policy, moments, list(committed))
-    weights = fading_weights(COMMITTED, SIZE.horizon).numpy()[:, None]
+    weights = fading_weights(COMMITTED, old.shape[1]).numpy()[:, None]
     faded = plain + weights * (committed[:, -1:] - plain[:, edge - 1 : edge])
     for name, rows in (("switch", plain), ("realtime_chunking", continued), ("faded_after", faded)):
         followed = np.concatenate([committed, rows[:, COMMITTED:]], axis=1)[..., arms]
@@ -154,8 +190,13 @@ def compare(policy: RdtPolicy, starts: Sequence[np.ndarray]) -> dict[str, Any]:
     return figures
 
 
-def _rows(policy: RdtPolicy, moments: Sequence[Any], committed: Sequence[np.ndarray] | None) -> np.ndarray:
-    return np.stack([chunk.rows for chunk in policy.step_batch(moments, committed=committed)])
+def _rows(policy: RdtPolicy, moments: Sequence[History], committed: Sequence[np.ndarray] | None) -> np.ndarray:
+    """(N, T, J), so many at a time as memory takes well."""
+    found = []
+    for at in range(0, len(moments), TOGETHER):
+        given = None if committed is None else committed[at : at + TOGETHER]
+        found += [chunk.rows for chunk in policy.step_batch(moments[at : at + TOGETHER], committed=given)]
+    return np.stack(found)
 
 
 def _observation(robot: Robot, tick: int, measured: np.ndarray) -> Observation:
@@ -173,8 +214,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m rdt_ros.bench.prefix", description=__doc__)
     parser.add_argument("--steps", type=int, default=1000, help="of training; default: %(default)s")
     parser.add_argument("--seed", type=int, default=0, help="default: %(default)s")
+    parser.add_argument("--checkpoint", help="of a trained policy, e.g. sim_cube")
+    parser.add_argument("--episodes", nargs="+", default=(), metavar="FILE", help="that it answers on")
     args = parser.parse_args(argv)
-    print(json.dumps(measure(args.steps, args.seed)))
+    trained = args.checkpoint is not None
+    print(json.dumps(measure_checkpoint(args.checkpoint, args.episodes) if trained else measure(args.steps, args.seed)))
     return 0
 
 
