@@ -15,6 +15,7 @@ from rdt_ros import bringup
 from rdt_ros.episodes.picture import draw_episode
 from rdt_ros.episodes.reader import EpisodeReader
 from rdt_ros.errors import InputError
+from rdt_ros.evaluation.arena import AFTER_SUCCESS_S
 from rdt_ros.sim.task import Task, find_task
 from rdt_ros.supervisor import Supervisor
 
@@ -140,15 +141,17 @@ def _all_run(supervisor: Supervisor) -> bool:
 
 
 def _watch(operator: Operator, supervisor: Supervisor, start_s: float, episode_s: float) -> None:
-    """Shows the progress until the run is over in simulated time."""
-    last_s, shown = start_s, time.monotonic()
+    """Shows the progress until the run is over in simulated time: soon after success, or when time is up."""
+    last_s, end_s, shown = start_s, start_s + episode_s, time.monotonic()
     progressed = shown
-    while last_s < start_s + episode_s:
+    while last_s < end_s:
         _all_run(supervisor)
         operator.spin(0.05)
         now, sim_s = time.monotonic(), operator.outcome["sim_time"]
         if sim_s > last_s:
             last_s, progressed = sim_s, now
+            if operator.outcome["ever_success"]:
+                end_s = min(end_s, sim_s + AFTER_SUCCESS_S)
         elif now - progressed > STALL_S:
             raise InputError(f"demo: the simulation stood still for {STALL_S:g} s at {last_s:.2f} s")
         if now - shown > (0.5 if sys.stdout.isatty() else 3.0):

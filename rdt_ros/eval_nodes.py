@@ -16,7 +16,7 @@ from rdt_ros.evaluation.condition import Condition
 from rdt_ros.evaluation.episode_clock import episode_start_ns
 from rdt_ros.evaluation.success import EpisodeResult
 from rdt_ros.robot.description import Robot, load_robot
-from rdt_ros.sim.task import find_task
+from rdt_ros.sim.task import Task, find_task
 from rdt_ros.supervisor import Supervisor
 from rdt_ros.types import NS_PER_S, Observation
 
@@ -114,9 +114,13 @@ class NodeSession:
             result, observations = self.play(seed)
             yield done(Job(seed, film_folder(result)), result, observations, self._robot)
 
-    def play(self, seed: int) -> tuple[EpisodeResult, list[Observation]]:
-        """The episode of the seed that is next, with its Observations if films are wanted."""
-        spectator = self._spectator
+    def play(self, seed: int, task: Task | None = None) -> tuple[EpisodeResult, list[Observation]]:
+        """The episode of the seed that is next, with its Observations if films are wanted.
+
+        `task` is another one than the condition's: the policy hears of it by its service alone, in the task's words.
+        """
+        spectator, instruction = self._spectator, task.instruction if task else self._condition.instruction
+        task = task or self._task
         if self._first:
             self._wait("the simulator", lambda: spectator.outcome is not None)
             self._wait("the executor", lambda: spectator.executor_state is not None)
@@ -125,16 +129,16 @@ class NodeSession:
             spectator.forget()
             spectator.reset_simulator(seed, ANSWER_S)
         # asked for every episode: its answer says as well that the policy has heard of the scene
-        spectator.instruct_policy(self._condition.instruction, READY_S)
+        spectator.instruct_policy(instruction, READY_S)
         start_s = self._begin(seed)
         self._first = False
-        verdict = Verdict(start_s, self._task.episode_s)
-        self._watch(verdict)
+        verdict = Verdict(start_s, task.episode_s)
+        self._watch(verdict, task)
         spectator.call("executor/disable", ANSWER_S)
         self._rest()
         first_ns, last_ns = (round(s * NS_PER_S) for s in (start_s, start_s + verdict.last_s))
         seen = [o for o in spectator.observations if first_ns <= o.stamp_ns <= last_ns]
-        return verdict.result(seed, self._task.name, self._condition.instruction), seen
+        return verdict.result(seed, task.name, instruction), seen
 
     def _begin(self, seed: int) -> float:
         """Enables the executor and returns the simulated time in s at which the episode began."""
@@ -162,7 +166,7 @@ class NodeSession:
             return False
         return True
 
-    def _watch(self, verdict: Verdict) -> None:
+    def _watch(self, verdict: Verdict, task: Task) -> None:
         """Until the episode is over in simulated time."""
         spectator, heard = self._spectator, 0
         progressed_s, last_s = time.monotonic(), -1.0
@@ -170,7 +174,7 @@ class NodeSession:
             self._all_run()
             spectator.spin(SPIN_S)
             for outcome in spectator.outcomes[heard:]:
-                verdict.hear(outcome)
+                verdict.hear({**outcome, **outcome["tasks"][task.name]})
             heard = len(spectator.outcomes)
             if spectator.executor_state.state == FAULT:
                 verdict.fault = spectator.executor_state.reason

@@ -48,7 +48,17 @@ def test_a_mistake_is_one_line_and_exit_code_2(capsys, argv, line):
 
 @pytest.mark.ros
 def test_enable_without_an_executor_says_where_it_looked(capsys, monkeypatch):
+    from rclpy.client import Client
+
+    wait, asked_s = Client.wait_for_service, []
+
+    def shorter(client, timeout_sec):
+        asked_s.append(timeout_sec)
+        return wait(client, timeout_sec=0.5)
+
+    monkeypatch.setattr(Client, "wait_for_service", shorter)
     monkeypatch.setenv("ROS_DOMAIN_ID", "73")
     code, _, err = run(capsys, "enable", "--namespace", "nobody", "--domain", "73")
     assert code == 2
     assert err.startswith("rdt: executor/enable: no such service within 10 s in namespace /nobody/, ROS_DOMAIN_ID 73")
+    assert asked_s == [10.0]

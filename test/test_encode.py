@@ -143,6 +143,7 @@ def test_the_parser_needs_no_torch_and_knows_every_mode():
     assert encode.STORE == store.STORE_NAME
 
 
+@pytest.mark.slow
 def test_the_bench_ends_with_its_figures(capsys):
     assert bench(["--size", "tiny", "--modes", "fp32"]) == 0
 

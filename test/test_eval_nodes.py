@@ -13,11 +13,13 @@ from rdt_ros.eval_nodes import NodeSession, Verdict, plan
 from rdt_ros.evaluation.arena import Arena, Done, Job
 from rdt_ros.evaluation.condition import Condition
 from rdt_ros.robot.description import load_robot
+from rdt_ros.sim.task import HAND_OVER, LIFT
 
 ROBOT = load_robot("sim_aloha_small")
 SCRIPTED = Condition("lift", "lift it", policy="scripted", robot="sim_aloha_small", max_yaw=0.5)
 RANDOM = Condition("lift", "lift it", checkpoint="random:tiny", robot="sim_aloha_small", device="cpu", noise_seed=3)
-DOMAIN, SECOND_DOMAIN = "66", "67"
+SHIPPED = Condition(HAND_OVER.name, HAND_OVER.instruction, checkpoint="sim_cube", device="cpu")
+DOMAIN, SECOND_DOMAIN, THIRD_DOMAIN = "66", "67", "74"
 
 
 def outcome(sim_time: float, ever_success: bool = False, stage: str = "touched", dropped: bool = False) -> dict:
@@ -119,3 +121,23 @@ def test_in_real_time_the_expert_succeeds_too():
     with session(SCRIPTED, 8, realtime=True, domain=SECOND_DOMAIN) as nodes:
         results = [nodes.play(seed)[0] for seed in (8, 9)]
     assert [(r.seed, r.success, r.fault) for r in results] == [(8, True, ""), (9, True, "")]
+    # the simulator says at once that it is done, and the next time when the episode is over
+    assert all(r.seconds - r.success_s == pytest.approx(0.5, abs=0.02) for r in results)
+
+
+@pytest.mark.slow
+@pytest.mark.ros
+def test_between_two_episodes_the_policy_is_given_another_task_by_its_service():
+    from rdt_msgs.msg import ActionChunk
+
+    told = []
+    with session(SHIPPED, 200000, domain=THIRD_DOMAIN) as nodes:
+        spectator = nodes._spectator
+        keep = lambda msg: told.append(msg.instruction) if msg.rows else None  # noqa: E731
+        spectator._node.create_subscription(ActionChunk, spectator._prefix + "action_chunk", keep, 100)
+        (first, _), (second, _) = nodes.play(200000), nodes.play(200001, LIFT)
+    assert (first.success, first.task, first.instruction) == (True, "hand_over", HAND_OVER.instruction), first
+    assert (second.success, second.task, second.instruction) == (True, "lift", LIFT.instruction), second
+    change = told.index(LIFT.instruction)
+    assert change >= 4 and set(told[:change]) == {HAND_OVER.instruction}
+    assert len(told) - change >= 4 and set(told[change:]) == {LIFT.instruction}

@@ -170,32 +170,17 @@ def _rdt(condition: Condition, robot: Robot | None, threads: int) -> tuple[Polic
     import torch
     import torch._dynamo  # noqa: F401 (after a software render, importing triton would crash the process)
 
-    from rdt_ros.model.checkpoint import Checkpoint, open_checkpoint
-    from rdt_ros.model.instruction import language_for
-    from rdt_ros.policy.rdt import RdtPolicy
+    from rdt_ros.policy.deployed import deploy
 
     if threads:
         torch.set_num_threads(threads)
-    checkpoint: Checkpoint | str = condition.checkpoint
-    language, instruction = None, condition.instruction
     if condition.checkpoint.startswith(UNTRAINED):
         robot = robot or load_robot(SIM_ROBOT)
-    else:
-        checkpoint = open_checkpoint(condition.checkpoint)
-        language = language_for(
-            instruction,
-            store=condition.instructions or checkpoint.instructions or "",
-            encoder=condition.encoder,
-            width=checkpoint.config.lang_token_dim,
-        )
-        instruction = language.instruction
-    policy = RdtPolicy.from_checkpoint(
-        checkpoint,
+    settings = ("instruction", "instructions", "encoder", "vision", "device", "backend")
+    rdt = deploy(
+        condition.checkpoint,
         robot,
-        condition.device,
-        condition.backend,
-        vision=condition.vision or None,
-        language=language,
         seed=condition.noise_seed,
+        **{name: getattr(condition, name) for name in settings},
     )
-    return policy, policy.robot, instruction
+    return rdt.policy, rdt.policy.robot, rdt.instruction

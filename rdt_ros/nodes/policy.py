@@ -37,7 +37,6 @@ from rdt_ros.types import NS_PER_S
 
 if TYPE_CHECKING:
     from rdt_ros.model.instruction import Instructions
-    from rdt_ros.policy.rdt import RdtPolicy
 
 TIMES_KEPT = 1000  # inference times that the percentiles in /diagnostics are of
 RECENT_TIMES = 50  # those that the next one is expected from
@@ -177,12 +176,23 @@ class PolicyNode(LifecycleNode):
                 raise InputError("episode: expected a recorded episode to repeat, found nothing")
             return TrajectoryPolicy(self._robot, commanded_motion(config.episode, self._robot))
         if config.policy == "rdt":
-            policy, self._language = _make_rdt(config, self._robot, self.get_logger().info)
-            self._see = policy.see if policy.fast is not None else None
-            if self._language is not None:
-                self._instruction = self._language.instruction
-            return policy
+            return self._make_rdt()
         return None
+
+    def _make_rdt(self) -> Policy:
+        from rdt_ros.policy import deployed  # torch and transformers: the other policies run without them
+
+        config = self._config
+        settings = ("instruction", "instructions", "encoder", "vision", "device", "backend", "seed", "action_dtype")
+        rdt = deployed.deploy(
+            config.checkpoint,
+            self._robot,
+            progress=self.get_logger().info,
+            **{name: getattr(config, name) for name in (*settings, "pictures")},
+        )
+        self._language, self._instruction = rdt.language, rdt.instruction
+        self._see = rdt.policy.see if rdt.policy.fast is not None else None
+        return rdt.policy
 
     def _on_scene(self, msg: String) -> None:
         from rdt_ros.sim.task import read_scene_text
@@ -355,42 +365,6 @@ def _plan_state(robot: Robot, msg: ExecutorState) -> PlanState:
         first_ns=msg.committed_stamp_ns,
         rows=(rows if known else rows[:0]).reshape(-1, len(robot.channels)),
     )
-
-
-def _make_rdt(
-    config: PolicyConfig, robot: Robot, progress: Callable[[str], object]
-) -> tuple[RdtPolicy, Instructions | None]:
-    """The policy of the checkpoint, and what knows its instructions; None for an untrained one, which takes any."""
-    if not config.checkpoint:
-        raise InputError("checkpoint: expected a file, a folder, a Hub id or random:SIZE, found nothing")
-    # torch and transformers are imported only where they are used: the other policies run without them
-    from rdt_ros.model.checkpoint import Checkpoint, open_checkpoint
-    from rdt_ros.model.instruction import language_for
-    from rdt_ros.policy.rdt import UNTRAINED, RdtPolicy
-
-    checkpoint: Checkpoint | str = config.checkpoint
-    language = None
-    if not config.checkpoint.startswith(UNTRAINED):
-        checkpoint = open_checkpoint(config.checkpoint)
-        language = language_for(
-            config.instruction,
-            store=config.instructions or checkpoint.instructions or "",
-            encoder=config.encoder,
-            width=checkpoint.config.lang_token_dim,
-        )
-    policy = RdtPolicy.from_checkpoint(
-        checkpoint,
-        robot,
-        config.device,
-        config.backend,
-        vision=config.vision or None,
-        language=language,
-        seed=config.seed,
-        action_dtype=config.action_dtype,
-        pictures=config.pictures,
-        progress=progress,
-    )
-    return policy, language
 
 
 def main() -> None:

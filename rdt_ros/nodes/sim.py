@@ -31,6 +31,7 @@ from rdt_ros.nodes.process import run_node
 from rdt_ros.nodes.qos import LATCHED
 from rdt_ros.options import option
 from rdt_ros.robot.description import Camera, JointGroup, load_robot
+from rdt_ros.sim.bulletin import Bulletin
 from rdt_ros.sim.rendering import check_rendering
 from rdt_ros.sim.scene import CubeScene
 from rdt_ros.sim.schedule import send_times
@@ -193,7 +194,7 @@ class SimNode(Node):
         self._due = self._next_due()
         now_ns = time.time_ns() if self._config.system_time else self._sim.time_ns
         self._origin_ns = time.monotonic_ns() - now_ns  # steady time of simulated time 0
-        self._outcome_due_ns = 0
+        self._bulletin = Bulletin()
         self._timer = self.create_timer(0.0, self._on_due, clock=self._steady)
 
     def _on_due(self) -> None:
@@ -210,9 +211,8 @@ class SimNode(Node):
             self._send_picture(source)
         else:
             self._send_joints()
-        if self._sim.time_ns >= self._outcome_due_ns:
+        if self._bulletin.has_news(self._sim.time_ns, self._scene.seed, self._sim.outcomes()):
             self._send_outcome()
-            self._outcome_due_ns = self._sim.time_ns + NS_PER_S
         self._due = self._next_due()
         wait_ns = self._due[0] + self._origin_ns - time.monotonic_ns()
         self._timer.timer_period_ns = max(wait_ns, 0)
@@ -322,8 +322,9 @@ class SimNode(Node):
             compressed.publish(messages.compressed_msg(self._renderer.encode(camera, self._sim.time_ns, rgb)))
 
     def _send_outcome(self) -> None:
-        outcome = dataclasses.asdict(self._sim.outcome())
-        outcome |= {"sim_time": self._sim.time_ns / NS_PER_S, "seed": self._scene.seed, "task": self._task.name}
+        tasks = {name: dataclasses.asdict(outcome) for name, outcome in self._sim.outcomes().items()}
+        outcome = {**tasks[self._task.name], "task": self._task.name, "tasks": tasks}
+        outcome |= {"sim_time": self._sim.time_ns / NS_PER_S, "seed": self._scene.seed}
         self._outcome_publisher.publish(String(data=json.dumps(outcome)))
 
 

@@ -18,7 +18,7 @@ from rdt_ros.sim.model import (
 )
 from rdt_ros.sim.scene import CubeScene
 from rdt_ros.sim.schedule import STEP_NS
-from rdt_ros.sim.task import HAND_OVER, Contacts, Outcome, Task
+from rdt_ros.sim.task import HAND_OVER, TASKS, Contacts, Outcome, Task
 from rdt_ros.types import JointSample
 
 
@@ -69,7 +69,7 @@ class SimRobot:
         self._low, self._high = self.model.actuator_ctrlrange[self._ctrl].T
 
     def reset(self, scene: CubeScene, task: Task = HAND_OVER) -> None:
-        """Arms at home, the cube where the scene says, everything at rest; time goes on. The task is what is judged."""
+        """Arms at home, the cube where the scene says, everything at rest; time goes on. `outcome` judges the task."""
         mujoco.mj_resetData(self.model, self.data)
         native = self._native(self._home)
         self.data.qpos[self._qpos] = native
@@ -78,7 +78,8 @@ class SimRobot:
         self.data.qpos[self._cube : self._cube + 7] = [*scene.position, np.cos(half), 0, 0, np.sin(half)]
         self._set_targets(self._home)
         mujoco.mj_forward(self.model, self.data)
-        self._judge = task.judge()
+        self._task = task.name
+        self._judges = {name: known.judge() for name, known in TASKS.items()}
 
     def step(self, command: np.ndarray | None, duration_ns: int) -> None:
         """Drives towards `command` (J,), clipped to the actuators' ranges, for a while; None keeps the last one."""
@@ -90,7 +91,9 @@ class SimRobot:
             self._set_targets(command)
         for _ in range(steps):
             mujoco.mj_step(self.model, self.data)
-            self._judge.watch(self.contacts(), self.cube_pose())
+            contacts, cube = self.contacts(), self.cube_pose()
+            for judge in self._judges.values():
+                judge.watch(contacts, cube)
         self.time_ns += duration_ns
 
     def measured(self) -> JointSample:
@@ -114,7 +117,11 @@ class SimRobot:
 
     def outcome(self) -> Outcome:
         """The verdict on the task until now."""
-        return self._judge.outcome()
+        return self._judges[self._task].outcome()
+
+    def outcomes(self) -> dict[str, Outcome]:
+        """The same on every task by its name: a policy may have been told of another one."""
+        return {name: judge.outcome() for name, judge in self._judges.items()}
 
     def _native(self, position: np.ndarray) -> np.ndarray:
         """Openings as finger positions in m, the rest as it is."""

@@ -24,6 +24,7 @@ def test_the_last_line_holds_the_figures(capsys: pytest.CaptureFixture[str]) -> 
     assert figures["compressed"]["sent"] == figures["sent"]
 
 
+@pytest.mark.ros
 def test_a_figure_that_was_not_measured_is_null(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

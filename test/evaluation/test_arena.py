@@ -8,7 +8,6 @@ from contextlib import closing
 import numpy as np
 import pytest
 import torch
-import transformers
 
 from rdt_ros.errors import InputError
 from rdt_ros.evaluation.arena import Arena, Job
@@ -20,11 +19,19 @@ from rdt_ros.model.config import MODEL_SIZES
 from rdt_ros.model.language import HashedWords
 from rdt_ros.model.network import RdtNetwork
 from rdt_ros.model.store import InstructionStore
-from rdt_ros.model.vision import VISION_SIZES
+from rdt_ros.model.vision import SiglipEncoder
 from rdt_ros.robot.description import load_robot, robot_path
 
 SCRIPTED = Condition("hand_over", "hand it over", policy="scripted")
-RANDOM = Condition("lift", "lift it", checkpoint="random:tiny", device="cpu", robot="sim_aloha_small", replan_rows=64)
+RANDOM = Condition(
+    "lift",
+    "lift it",
+    checkpoint="random:tiny",
+    device="cpu",
+    robot="sim_aloha_small",
+    replan_rows=64,
+    noise_seed=1,  # with the weights of some the arm pushes against the table and the executor stops it
+)
 
 
 @pytest.mark.parametrize("task", ["hand_over", "lift"])
@@ -53,6 +60,7 @@ def test_a_network_is_told_the_same_whether_all_is_drawn_or_not_and_masks_change
     lean, step_ms = arena.roll_out(2)
     rich, _ = arena.roll_out(2, draw_all=True)
     arena.close()
+    assert not lean.fault
     assert (lean.commands == rich.commands).all() and len(step_ms) == 5
     assert lean.observations[0].stamp_ns == episode_start_ns(2, robot.period_ns)
     drawn = [i for i, observation in enumerate(lean.observations) if observation.pictures]
@@ -103,8 +111,8 @@ def test_a_checkpoint_brings_its_robot_and_follows_the_instructions_that_it_know
         torch.manual_seed(0)
         network = RdtNetwork(config)
         torch.nn.init.normal_(network.model.final_layer.ffn_final.fc2.weight, std=0.02)
-        vision = transformers.SiglipVisionModel(transformers.SiglipVisionConfig(**VISION_SIZES["tiny"]))
-    vision.save_pretrained(tmp_path / "vision")
+        vision = SiglipEncoder.random("tiny")
+    vision.tower.save(tmp_path / "vision")
     store = InstructionStore("words", config.lang_token_dim)
     store.add(text, HashedWords(config.lang_token_dim).tokens(text))
     robot_text = robot_path("sim_aloha_small").read_text()

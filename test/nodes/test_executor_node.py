@@ -247,7 +247,7 @@ def test_a_dry_run_follows_and_sends_nothing(bench, start):
     bench.spin(1.0)
     assert bench.call("enable")[0]
     bench.until(lambda: bench.state.epoch == 1)
-    bench.send(swing())
+    bench.send(swing(25))
     bench.in_state(ExecutorState.RUNNING)
     bench.in_state(ExecutorState.HOLDING)
     topics = [group.command.topic for group in ROBOT.groups]

@@ -157,7 +157,7 @@ def test_the_episode_gives_the_same_observations_and_chunks(live, tmp_path):
     assert_same(replayed(path, tmp_path / "episode.log"), live_listener, ticks)
 
 
-@pytest.mark.parametrize("storage", STORAGE)
+@pytest.mark.parametrize("storage", ["mcap", pytest.param("sqlite3", marks=pytest.mark.slow)])
 def test_a_bag_gives_the_same_observations_and_chunks(live, tmp_path, storage):
     live_listener, _, bags = live
     # the bag begins with the first tick and has no command for the last one that was seen

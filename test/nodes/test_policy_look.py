@@ -14,6 +14,7 @@ rclpy = pytest.importorskip("rclpy")
 from rdt_ros.errors import InputError  # noqa: E402
 from rdt_ros.nodes import messages  # noqa: E402
 from rdt_ros.nodes import policy as policy_node  # noqa: E402
+from rdt_ros.policy import deployed  # noqa: E402
 from rdt_ros.policy.trajectory import HoldPolicy  # noqa: E402
 from rdt_ros.robot.description import load_robot  # noqa: E402
 from rdt_ros.types import Observation  # noqa: E402
@@ -58,7 +59,7 @@ def make(monkeypatch: pytest.MonkeyPatch) -> Iterator[Make]:
 
     def start(**parameters: object) -> tuple[policy_node.PolicyNode, SeeingPolicy]:
         policy = SeeingPolicy()
-        monkeypatch.setattr(policy_node, "_make_rdt", lambda *_: (policy, None))
+        monkeypatch.setattr(deployed, "deploy", lambda *_, **__: deployed.Deployed(policy, None, ""))
         given = {"robot": ROBOT.name, "policy": "rdt", "replan_rows": 3, **parameters}
         arguments = [text for name, value in given.items() for text in ("-p", f"{name}:={value}")]
         rclpy.init(args=["--ros-args", *arguments], domain_id=DOMAIN)

@@ -181,6 +181,7 @@ def test_an_episode_is_replayed_in_its_time_and_the_process_ends(start, listener
     assert_replayed(listener, episode)
 
 
+@pytest.mark.slow
 def test_a_bag_is_replayed_as_it_was_recorded(start, listener, episode, tmp_path):
     types = get_typestore(Stores.ROS2_KILTED)
     with (

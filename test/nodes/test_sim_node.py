@@ -25,7 +25,7 @@ from rdt_ros.evaluation.episode_clock import episode_start_ns  # noqa: E402
 from rdt_ros.nodes.messages import joint_state_msg, stamp_ns  # noqa: E402
 from rdt_ros.robot.description import load_robot  # noqa: E402
 from rdt_ros.sensing.picture import RawPicture  # noqa: E402
-from rdt_ros.sim.task import read_scene_text  # noqa: E402
+from rdt_ros.sim.task import TASKS, read_scene_text  # noqa: E402
 
 pytestmark = pytest.mark.ros
 
@@ -274,6 +274,7 @@ def test_reset_takes_the_next_scene_at_its_seeds_own_time(lockstep):
     assert (scene.seed, outcome["success"], outcome["ever_success"]) == (4, False, False)
     assert probe.now_ns == episode_start_ns(4, PERIOD_NS)
     assert outcome["task"] == task.name == "hand_over" and outcome["stage"] == "never touched"
+    assert {name: one["stage"] for name, one in outcome["tasks"].items()} == dict.fromkeys(TASKS, "never touched")
     assert outcome["sim_time"] == pytest.approx(probe.now_ns / 1e9)
     measured = probe.received[ROBOT.groups[0].measured.topic]
     assert probe.wait(lambda: stamp_ns(measured[-1].header.stamp) == probe.now_ns)

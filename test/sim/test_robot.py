@@ -145,6 +145,7 @@ def test_success_needs_the_left_arm_alone_for_half_a_second(sim, monkeypatch):
     assert (dropped.success, dropped.ever_success, dropped.held_s) == (False, True, 0)
     sim.reset(CubeScene(0), LIFT)
     assert not sim.outcome().ever_success and not hold(1.0).success  # another task, another judge
+    assert {name: outcome.success for name, outcome in sim.outcomes().items()} == {"hand_over": True, "lift": False}
 
 
 def test_a_control_period_between_physics_steps_is_refused():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from safetensors.torch import load_file
 
 from rdt_ros.errors import InputError
 from rdt_ros.model.checkpoint import SAFETENSORS, VISION
+from rdt_ros.model.config import MODEL_SIZES
 from rdt_ros.model.efficientnet import EfficientNetEncoder
 from rdt_ros.policy.rdt import RdtPolicy
 from rdt_ros.robot.description import load_robot
@@ -20,8 +22,13 @@ from rdt_ros.training.pictures import FrameReader, FrameSource, normalised, resi
 from rdt_ros.training.recipe import Recipe
 from rdt_ros.training.settings import settings
 
+SIDE = 32  # of the pictures
+VISION_NAME = f"efficientnet-lite0-{SIDE}"
+SEEING = dataclasses.replace(
+    MODEL_SIZES["small"], hidden_size=32, depth=2, num_heads=2, img_patches=(SIDE // 16) ** 2, vision=VISION_NAME
+)
 SMALL = {
-    "checkpoint": "random:small",
+    "checkpoint": "random:seeing",
     "vision": "random",
     "language": "hashed",
     "steps": 2,
@@ -38,8 +45,9 @@ SMALL = {
 
 
 @pytest.fixture(autouse=True)
-def one_state():
-    """Accelerate keeps one state a process."""
+def small_process(monkeypatch):
+    """A size of its own; and accelerate keeps one state a process."""
+    monkeypatch.setitem(MODEL_SIZES, "seeing", SEEING)
     yield
     AcceleratorState._reset_state(reset_partial_state=True)
 
@@ -89,8 +97,8 @@ def test_the_policy_sees_with_the_encoder_of_its_checkpoint(run, episodes):
     policy = RdtPolicy.from_checkpoint(checkpoint, device="cpu", instruction="fold the towel")
     robot = load_robot("agilex")
     rgb = FrameReader().rgb(FrameSource(episodes / "e0.hdf5", robot), robot.cameras[0].name, 20)
-    images = normalised(torch.from_numpy(resized(rgb, 128)[None]))
-    plain = EfficientNetEncoder.load("efficientnet-lite0-128", checkpoint / VISION).eval()
+    images = normalised(torch.from_numpy(resized(rgb, SIDE)[None]))
+    plain = EfficientNetEncoder.load(VISION_NAME, checkpoint / VISION).eval()
     _, encoder = policy.parts
     with torch.no_grad():
         expected, found = plain.tokens(images), encoder.tokens(images)
@@ -122,5 +130,5 @@ def test_a_frozen_encoder_stays_and_is_kept_all_the_same(run):
 
 
 def test_halves_of_weights_are_refused(run):
-    with pytest.raises(InputError, match="efficientnet-lite0-128 is trained along: expected weights float32"):
+    with pytest.raises(InputError, match=f"{VISION_NAME} is trained along: expected weights float32"):
         run(precision="bf16", weights="split")
