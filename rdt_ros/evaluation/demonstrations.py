@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from rdt_ros.episodes.check.thresholds import Thresholds
 from rdt_ros.episodes.layout import Header
 from rdt_ros.episodes.recording import Recording
 from rdt_ros.episodes.writer import EpisodeWriter, locked_by_writer, unfinished_path
@@ -68,7 +69,7 @@ class Recorded:
     task: str
     path: str  # "" where the expert failed in all attempts
     steps: int
-    failures: tuple[str, ...]  # what each failed attempt came to: its stage, "dropped" or "lost again"
+    failures: tuple[str, ...]  # what each failed attempt came to: its stage, or in a word what went wrong
 
 
 def episode_path(folder: Path, seed: int) -> Path:
@@ -90,6 +91,8 @@ class Studio:
         self._robot, self._robot_text = load_robot(config.robot), robot_path(config.robot).read_text()
         self._sim = SimRobot(self._robot)
         self._renderer = CameraRenderer(self._sim.model)
+        checked = Thresholds()
+        self._margins = np.where(self._robot.is_gripper, checked.limit_margin_gripper, checked.limit_margin_rad)
 
     def close(self) -> None:
         """Frees the renderer."""
@@ -110,9 +113,11 @@ class Studio:
 
     def _rehearse(self, demonstration: Demonstration) -> str:
         """Why the expert fails, "" where it does not; without pictures, which are what takes long."""
-        for _ in self._run(demonstration):
-            pass
+        low, high = self._robot.limits("lower"), self._robot.limits("upper")
+        measured = np.array([self._sim.measured().position for _ in self._run(demonstration)])
         outcome = self._sim.outcome()
+        if (np.maximum(low - measured, measured - high) > self._margins).any():
+            return "beyond the limits"  # as a gripper that is pushed open; `rdt episodes check` refuses such an episode
         if outcome.dropped:
             return "dropped"
         if outcome.success:

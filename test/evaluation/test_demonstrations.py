@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -49,6 +50,16 @@ def content(path):
             (o.stamp_ns, *(p.jpeg for p in o.pictures), o.measured.tobytes(), o.leader.tobytes(), episode.instruction)
             for o in episode.observations()
         ]
+
+
+def test_an_attempt_beyond_the_limits_that_the_check_knows_is_made_anew(plain, tmp_path, monkeypatch):
+    """A gripper that opens further than its robot file says, here because the file says less."""
+    path = tmp_path / "sim_aloha_small.yaml"
+    path.write_text(Path(plain.robot).read_text().replace("position: [0.065, 0.975]", "position: [0.065, 0.8]"))
+    monkeypatch.setattr(demonstrations, "ATTEMPTS", 1)
+    (recorded,) = record(dataclasses.replace(plain, robot=str(path)), tmp_path, [3])
+    assert recorded.failures == ("beyond the limits",) and not recorded.path
+    assert not episode_path(tmp_path, 3).exists()
 
 
 def test_a_seed_decides_all_and_another_attempt_has_other_noise():
