@@ -216,10 +216,12 @@ def _default_robot(deployment: str, args: _Arguments) -> str:
         # Of the robot that the network was trained on: its present file where there is one, whose limits may be newer.
         name = load_robot(own).name
         return name if name in shipped_robots() else str(own)
-    if deployment == "replay" and args["source"].endswith(".hdf5"):
-        with EpisodeReader(args["source"]) as episode:
-            return episode.robot.name
-    return "sim_aloha" if deployment == "sim" or args.flag("sim") else "agilex"
+    usual = "sim_aloha" if deployment == "sim" or args.flag("sim") else "agilex"
+    path = args["source"] if deployment == "replay" else args["episode"] if args["policy"] == "replay" else ""
+    if not path.endswith(".hdf5"):
+        return usual
+    with EpisodeReader(path, load_robot(usual) if deployment == "inference" else None) as episode:
+        return episode.robot.name
 
 
 def _sim_node(args: _Arguments, robot: str) -> NodeSpec:

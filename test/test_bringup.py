@@ -4,11 +4,17 @@ from __future__ import annotations
 
 from xml.etree import ElementTree
 
+import numpy as np
 import pytest
 
 from rdt_ros import bringup
+from rdt_ros.episodes.layout import Header
+from rdt_ros.episodes.recording import Recording
+from rdt_ros.episodes.writer import EpisodeWriter
 from rdt_ros.errors import InputError
+from rdt_ros.robot.description import load_robot, robot_path
 from rdt_ros.share import share_dir
+from rdt_ros.types import Observation
 
 
 def names(plan: bringup.Plan) -> list[str]:
@@ -69,6 +75,23 @@ def test_record_never_runs_an_executor():
     assert names(plan) == ["sim", "teleop", "camera_sync", "recorder"]
     assert "autostart" not in parameters(plan, "teleop")  # it begins when the recorder does
     assert parameters(plan, "camera_sync")["leader"] is True
+
+
+def test_a_repeated_episode_says_which_robot_it_is_of(tmp_path):
+    robot, path = load_robot("sim_aloha_small"), tmp_path / "episode.hdf5"
+    joints = np.zeros(len(robot.joints), np.float32)
+    recording = Recording(robot.period_ns, robot.action_offset_steps)
+    writer = EpisodeWriter(path, Header(robot, robot_path(robot.name).read_text(), "give it"))
+    for tick in range(1, 5):
+        observation = Observation(tick * robot.period_ns, robot.name, (), robot.joint_names, joints, leader=joints)
+        for step in recording.add(observation):
+            writer.add(step)
+    writer.finish()
+    for plan in (
+        bringup.plan("inference", {"policy": "replay", "episode": str(path), "sim": "true"}),
+        bringup.plan("replay", {"source": str(path)}),
+    ):
+        assert {node.parameters["robot"] for node in plan.nodes if "robot" in node.parameters} == {"sim_aloha_small"}
 
 
 def test_replay_and_sim():
