@@ -15,8 +15,7 @@ from rdt_ros import bringup
 from rdt_ros.episodes.picture import draw_episode
 from rdt_ros.episodes.reader import EpisodeReader
 from rdt_ros.errors import InputError
-from rdt_ros.evaluation.arena import AFTER_SUCCESS_S
-from rdt_ros.sim.task import Task, find_task
+from rdt_ros.sim.task import AFTER_SUCCESS_S, Task, find_task
 from rdt_ros.supervisor import Supervisor
 
 if TYPE_CHECKING:

@@ -11,12 +11,12 @@ from typing import Any, TextIO
 
 from rdt_ros import bringup
 from rdt_ros.errors import InputError
-from rdt_ros.evaluation.arena import AFTER_SUCCESS_S, SIM_ROBOT, UNTRAINED, Done, Job, done
+from rdt_ros.evaluation.arena import SIM_ROBOT, UNTRAINED, Done, Job, done
 from rdt_ros.evaluation.condition import Condition
 from rdt_ros.evaluation.episode_clock import episode_start_ns
 from rdt_ros.evaluation.success import EpisodeResult
 from rdt_ros.robot.description import Robot, load_robot
-from rdt_ros.sim.task import Task, find_task
+from rdt_ros.sim.task import AFTER_SUCCESS_S, Task, find_task
 from rdt_ros.supervisor import Supervisor
 from rdt_ros.types import NS_PER_S, Observation
 

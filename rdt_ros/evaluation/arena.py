@@ -23,10 +23,9 @@ from rdt_ros.policy.trajectory import TrajectoryPolicy
 from rdt_ros.robot.description import Robot, load_robot
 from rdt_ros.sim.robot import SimRobot
 from rdt_ros.sim.scene import CubeScene
-from rdt_ros.sim.task import find_task
+from rdt_ros.sim.task import AFTER_SUCCESS_S, find_task
 from rdt_ros.types import ActionChunk, Observation, Picture
 
-AFTER_SUCCESS_S = 0.5  # an episode ends so long after its success
 UNTRAINED = "random:"  # before a size, in place of a checkpoint
 SIM_ROBOT = "sim_aloha"
 

@@ -180,7 +180,7 @@ class PolicyNode(LifecycleNode):
         return None
 
     def _make_rdt(self) -> Policy:
-        from rdt_ros.policy import deployed  # torch and transformers: the other policies run without them
+        from rdt_ros.policy import deployed  # imports torch: the other policies run without it
 
         config = self._config
         settings = ("instruction", "instructions", "encoder", "vision", "device", "backend", "seed", "action_dtype")

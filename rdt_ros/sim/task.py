@@ -18,6 +18,7 @@ from rdt_ros.sim.schedule import STEP_NS
 from rdt_ros.types import NS_PER_S
 
 HOLD_S = 0.5  # what is to be reached has to last for this long
+AFTER_SUCCESS_S = 0.5  # an episode ends so long after its success
 LIFT_M = 0.08  # above where it lay, for the cube to count as held up
 STILL_M = 1e-3  # a cube that lies still moves by less
 CLEAR_M = 0.01  # above where it lies, for the cube to count as lifted
