@@ -197,6 +197,10 @@ class FineTuning:
                 self.vision.compile()
             else:
                 self.vision = FrozenTower(self.vision)
+            if self.device.type == "cuda" and recipe.precision == "bf16":
+                from rdt_ros.training import picture_attention  # Triton comes with torch for CUDA only
+
+                picture_attention.install(self.network)
             for block in self.network.model.blocks:
                 block.compile()
         self.trained = {name: parameter for name, parameter in parameters.items() if parameter.requires_grad}

@@ -59,7 +59,8 @@ def test_a_solver_step_is_the_samplers(count: int):
     for step in solver_steps(1000, 5)[1:]:
         found = kernels.advance(
             x[0],
-            clean[0],
+            clean,
+            torch.zeros(6),
             before[0],
             (prefix.rows[0], prefix.weights[0], prefix.source[0]),
             torch.tensor([step.keep, step.take, step.change]),

@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from rdt_ros.model.fast.pictures import group_by_shape, prepare_on_device, resize_weights
+from rdt_ros.model.fast.pictures import prepare_on_device, resize_weights
 from rdt_ros.model.preprocess import background, prepare_picture
 
 LEVEL = 1 / 127.5  # one of 256, as the encoder sees it
@@ -67,7 +67,3 @@ def test_weights_are_pillows(size: int, target: int):
 
 def test_a_size_that_stays_is_not_filtered():
     assert np.array_equal(resize_weights(5, 5), np.eye(5, dtype=np.float32))
-
-
-def test_places_are_grouped_by_shape():
-    assert group_by_shape([(1, 2), (3, 4), (1, 2)]) == {(1, 2): [0, 2], (3, 4): [1]}

@@ -27,7 +27,7 @@ DTYPE = torch.bfloat16 if CUDA else torch.float32
 TOLERANCE = 2e-2 if CUDA else 1e-5  # relative
 runs_here = pytest.mark.skipif(not (CUDA or INTERPRETED), reason="needs a GPU or Triton's interpreter")
 if CUDA or INTERPRETED:
-    from rdt_ros.model.fast import attention, layer_norm
+    from rdt_ros.model.fast import attention, norm
 
 
 @pytest.mark.skipif(CUDA or INTERPRETED, reason="the tests below run as they are")
@@ -84,9 +84,9 @@ def test_attention_to_an_instruction_is_that_of_the_library(keys: int, known: in
 def test_attention_in_stretches_is_that_of_the_library(keys: int, stretches: int):
     queries, kept = (normal(3, 67, 64, dtype=torch.float32), normal(64), normal(32)), normal(keys, 2 * 64)
 
-    answers, weights = attention.attend_in_stretches(*queries, "variance", kept, stretches)
+    answer = attention.attend_in_stretches(*queries, "variance", kept, stretches)
 
-    check(kernels.joined(answers, weights, kept), library(*queries, kept, keys))
+    check(answer, library(*queries, kept, keys))
 
 
 @runs_here
@@ -96,9 +96,25 @@ def test_residual_and_layer_norm_are_those_of_the_library(rows: int, width: int,
     x, y = normal(rows, width, dtype=dtype) + 3, normal(width, rows, dtype=dtype).T.contiguous()
     given = x, y, normal(width, dtype=dtype) + 1, normal(width + 1, dtype=dtype)[1:], 1e-6
 
-    found = layer_norm.add_layer_norm(*given)
+    found = norm.add_layer_norm(*given)
 
     for answer, expected in zip(found, kernels.add_layer_norm(*given), strict=True):
+        assert answer.dtype == dtype
+        torch.testing.assert_close(answer, expected)
+
+
+@runs_here
+@pytest.mark.parametrize("form", ["variance", "mean_square"])
+@pytest.mark.parametrize("parts, rows, width, dtype", [(1, 3, 33, torch.float32), (2, 67, 128, torch.bfloat16)])
+def test_residual_and_norm_are_those_of_the_library(
+    parts: int, rows: int, width: int, dtype: torch.dtype, form: kernels.Norm
+):
+    x, bias, weight = normal(rows, width, dtype=dtype) + 1, normal(width, dtype=dtype), normal(width, dtype=dtype) + 1
+    given = x, normal(parts, rows, width, dtype=torch.float32), bias, weight, form
+
+    found = norm.add_norm(*given)
+
+    for answer, expected in zip(found, kernels.add_norm(*given), strict=True):
         assert answer.dtype == dtype
         torch.testing.assert_close(answer, expected)
 
@@ -109,10 +125,10 @@ def test_tokens_are_those_of_the_plain_encoder():
         torch.manual_seed(0)
         encoder = SiglipEncoder.random("tiny").to(DEVICE, DTYPE)
     images = normal(2, 3, encoder.image_size, encoder.image_size)
-    chosen = kernels.Kernels(Recorder(DEVICE, FastOptions(compiled=False, layer_norm="own")))
+    chosen = kernels.Kernels(Recorder(DEVICE, FastOptions(compiled=False, norms="own")))
     with torch.inference_mode():
         expected = encoder.tokens(images).clone()
-        assert chosen.add_layer_norm is layer_norm.add_layer_norm
+        assert chosen.add_layer_norm is norm.add_layer_norm
         check(FastTower(encoder, chosen).tokens(images), expected)
 
 
@@ -125,7 +141,7 @@ def test_a_chunk_is_that_of_the_library():
     network = network.to(DTYPE).requires_grad_(False)
     chunks = []
     for choice in ("library", "own"):
-        recorder = Recorder(DEVICE, FastOptions(compiled=False, attention=choice))
+        recorder = Recorder(DEVICE, FastOptions(compiled=False, attention=choice, norms=choice))
         with torch.inference_mode():
             solver = FastSolver(network, 25.0, torch.float32, recorder, kernels.Kernels(recorder))
             solver.picture_tokens.copy_(normal(*solver.picture_tokens.shape))

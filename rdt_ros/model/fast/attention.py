@@ -18,48 +18,59 @@ from torch import Tensor
 from rdt_ros.model.config import Norm
 from rdt_ros.model.network import NORM_EPSILON
 
-BLOCK = 32  # tokens of a program of self-attention
-KEYS = 64  # of a turn of a program of the others
-WARPS, STAGES = 8, 3
+FEW_ROWS, MANY_ROWS = 32, 64  # of a program that reads few keys, that reads many
+FEW_WARPS, MANY_WARPS = 8, 4
+KEYS = 64  # of a turn
+STAGES = 3
 LEAST = 16  # rows of a matrix product
+JOINED = 512  # columns of a program that joins stretches
+JOIN_WARPS = 4
 
 
 def attend_within(parts: Tensor, bias: Tensor, q_norm: Tensor, k_norm: Tensor, form: Norm) -> Tensor:
     """Self-attention from the parts (S, M, 3D) of the product that gives query, key and value -> (M, D)."""
     answer = bias.new_empty(parts.shape[1], parts.shape[2] // 3)
-    _launch(_within, triton.cdiv(len(answer), BLOCK), parts, answer, q_norm, form, bias, k_norm, BLOCK=BLOCK)
+    rows = max(triton.next_power_of_2(len(answer)), LEAST)
+    _launch(_within, (FEW_ROWS, FEW_WARPS), 1, parts, answer, q_norm, form, bias, k_norm, ROWS=rows)
     return answer
 
 
 def attend_to(parts: Tensor, bias: Tensor, norm: Tensor, form: Norm, kept: Tensor, added: Tensor) -> Tensor:
     """Attention of queries in parts (S, M, D) to keys and values (C, 2D), but those where (C,) is -inf -> (M, D)."""
     answer = bias.new_empty(parts.shape[1:])
-    constants = {"MASKED": True, "WHOLE": True, "LENGTH": len(kept), "KEYS": KEYS}
-    _launch(_to, 1, parts, answer, norm, form, bias, kept, added, added, len(kept), **constants)
+    given = parts, answer, norm, form, bias, kept, added, added, len(kept)
+    _launch(_to, (FEW_ROWS, FEW_WARPS), 1, *given, MASKED=True, LENGTH=len(kept), KEYS=KEYS)
     return answer
 
 
-def attend_in_stretches(
-    parts: Tensor, bias: Tensor, norm: Tensor, form: Norm, kept: Tensor, stretches: int
-) -> tuple[Tensor, Tensor]:
-    """The same for each stretch of the keys: float32 answers (E, M, D), logarithms (base 2) of their weights (E, M, H).
-
-    `kernels.joined` makes one answer of them.
-    """
+def attend_in_stretches(parts: Tensor, bias: Tensor, norm: Tensor, form: Norm, kept: Tensor, stretches: int) -> Tensor:
+    """The same with all keys, each stretch of them by programs of its own, whose answers a second kernel joins."""
     rows, width = parts.shape[1:]
     answers = torch.empty(stretches, rows, width, device=bias.device)
     weights = torch.empty(stretches, rows, width // len(norm), device=bias.device)
-    constants = {"MASKED": False, "WHOLE": False, "LENGTH": triton.cdiv(len(kept), stretches), "KEYS": KEYS}
-    _launch(_to, stretches, parts, answers, norm, form, bias, kept, kept, weights, len(kept), **constants)
-    return answers, weights
+    given = parts, answers, norm, form, bias, kept, kept, weights, len(kept)
+    length = triton.cdiv(len(kept), stretches)
+    _launch(_to, (MANY_ROWS, MANY_WARPS), stretches, *given, MASKED=False, LENGTH=length, KEYS=KEYS)
+    answer = bias.new_empty(rows, width)
+    constants = {"HEAD": len(norm), "STRETCHES": stretches, "COLUMNS": JOINED, "num_warps": JOIN_WARPS}
+    _join[rows, triton.cdiv(width, JOINED)](answers, weights, answer, rows, width, **constants)
+    return answer
 
 
 def _launch(
-    kernel: Any, pieces: int, parts: Tensor, answers: Tensor, norm: Tensor, form: Norm, *given: Any, **constants: Any
+    kernel: Any,
+    program: tuple[int, int],
+    stretches: int,
+    parts: Tensor,
+    answers: Tensor,
+    norm: Tensor,
+    form: Norm,
+    *given: Any,
+    **constants: Any,
 ) -> None:
-    """A program for each head and each of so many pieces of the work."""
-    (rows, width), head = answers.shape[-2:], len(norm)
-    kernel[width // head, pieces](
+    """A program of so many rows and warps for each head, block of rows and stretch of keys."""
+    (rows, width), head, (block, warps) = answers.shape[-2:], len(norm), program
+    kernel[width // head, triton.cdiv(rows, block), stretches](
         parts,
         answers,
         norm,
@@ -68,11 +79,11 @@ def _launch(
         width,
         head**-0.5 * math.log2(math.e),
         PARTS=len(parts),
-        ROWS=max(triton.next_power_of_2(rows), LEAST),
+        BLOCK=block,
         HEAD=head,
         VARIANCE=form == "variance",
         EPSILON=NORM_EPSILON,
-        num_warps=WARPS,
+        num_warps=warps,
         num_stages=STAGES,
         **constants,
     )
@@ -111,11 +122,11 @@ def _within(
     width,
     scale,
     PARTS: tl.constexpr,
-    ROWS: tl.constexpr,
+    BLOCK: tl.constexpr,
     HEAD: tl.constexpr,
     VARIANCE: tl.constexpr,
     EPSILON: tl.constexpr,
-    BLOCK: tl.constexpr,
+    ROWS: tl.constexpr,
 ):
     first, top = tl.program_id(0) * HEAD, tl.program_id(1) * BLOCK
     type: tl.constexpr = answers.dtype.element_ty
@@ -147,23 +158,22 @@ def _to(
     width,
     scale,
     PARTS: tl.constexpr,
-    ROWS: tl.constexpr,
+    BLOCK: tl.constexpr,
     HEAD: tl.constexpr,
     VARIANCE: tl.constexpr,
     EPSILON: tl.constexpr,
     MASKED: tl.constexpr,
-    WHOLE: tl.constexpr,
     LENGTH: tl.constexpr,
     KEYS: tl.constexpr,
 ):
-    head, stretch = tl.program_id(0), tl.program_id(1)
+    head, top, stretch = tl.program_id(0), tl.program_id(1) * BLOCK, tl.program_id(2)
     type: tl.constexpr = kept.dtype.element_ty
-    q = _columns(parts, bias, 0, head * HEAD, rows, width, PARTS, ROWS, HEAD)
+    q = _columns(parts, bias, top, head * HEAD, rows, width, PARTS, BLOCK, HEAD)
     q = (_normalised(q, norm, HEAD, VARIANCE, EPSILON) * scale).to(type)
-    row, column = tl.arange(0, ROWS), head * HEAD + tl.arange(0, HEAD)
-    highest = tl.full((ROWS,), float("-inf"), tl.float32)
-    total = tl.zeros((ROWS,), tl.float32)
-    found = tl.zeros((ROWS, HEAD), tl.float32)
+    row, column = top + tl.arange(0, BLOCK), head * HEAD + tl.arange(0, HEAD)
+    highest = tl.full((BLOCK,), float("-inf"), tl.float32)
+    total = tl.zeros((BLOCK,), tl.float32)
+    found = tl.zeros((BLOCK, HEAD), tl.float32)
     last = tl.minimum((stretch + 1) * LENGTH, keys)
     for start in range(0, LENGTH, KEYS):
         key = stretch * LENGTH + start + tl.arange(0, KEYS)
@@ -185,5 +195,24 @@ def _to(
     at = stretch * rows + row
     answer = found / total[:, None]
     tl.store(answers + at[:, None] * width + column[None, :], answer.to(answers.dtype.element_ty), mask=within[:, None])
-    if not WHOLE:
+    if not MASKED:
         tl.store(weights + at * (width // HEAD) + head, highest + tl.log2(total), mask=within)
+
+
+@triton.jit
+def _join(answers, weights, answer, rows, width, HEAD: tl.constexpr, STRETCHES: tl.constexpr, COLUMNS: tl.constexpr):
+    """The mean of a row's answers, weighted by 2 to the power of their logarithms."""
+    row, column = tl.program_id(0), tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
+    there, heads = column < width, width // HEAD
+    highest = tl.full((COLUMNS,), float("-inf"), tl.float32)
+    for stretch in tl.static_range(STRETCHES):
+        at = (stretch * rows + row) * heads + column // HEAD
+        highest = tl.maximum(highest, tl.load(weights + at, mask=there, other=0))
+    total = tl.zeros((COLUMNS,), tl.float32)
+    found = tl.zeros((COLUMNS,), tl.float32)
+    for stretch in tl.static_range(STRETCHES):
+        at = (stretch * rows + row) * heads + column // HEAD
+        share = tl.exp2(tl.load(weights + at, mask=there, other=0) - highest)
+        total += share
+        found += share * tl.load(answers + (stretch * rows + row) * width + column, mask=there, other=0)
+    tl.store(answer + row * width + column, (found / total).to(answer.dtype.element_ty), mask=there)

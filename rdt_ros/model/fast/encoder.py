@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed, wait
 
 import numpy as np
 import torch
@@ -13,7 +13,7 @@ from torch import Tensor
 from rdt_ros import jpeg
 from rdt_ros.errors import InputError
 from rdt_ros.model.fast.kernels import Kernels
-from rdt_ros.model.fast.pictures import group_by_shape, prepare_on_device
+from rdt_ros.model.fast.pictures import Uploads
 from rdt_ros.model.fast.stage import Recorder, Stage
 from rdt_ros.model.fast.tower import FastTower
 from rdt_ros.model.preprocess import background, prepare_picture
@@ -40,15 +40,13 @@ class FastEncoder:
         device = recorder.device
         self._size = vision.image_size
         self._exact = pictures == "exact"
-        self._device = device
         self._images = torch.zeros(MOST, 3, self._size, self._size, device=device, dtype=dtype)
         self._encoded = torch.zeros(MOST, vision.patches, vision.width, device=device, dtype=dtype)
         self._known: list[tuple[bytes, Tensor]] = []  # least recently used first
         self._free = list(torch.zeros(KEPT, vision.patches, vision.width, device=device, dtype=dtype))
         self._threads = ThreadPoolExecutor(MOST - 1, thread_name_prefix="decode")
         self._begun: list[tuple[bytes, Future]] = []
-        self._room = _room(0, device)  # where decoded pictures wait for the copy
-        self._copied: torch.cuda.Event | None = None
+        self._uploads = Uploads(self._images, recorder)
 
         tokens = vision.tokens
         if isinstance(vision, SiglipEncoder):
@@ -74,8 +72,7 @@ class FastEncoder:
         if [data for data, _ in new] == [data for data, _ in self._begun]:
             return self._begun
         wait([future for _, future in self._begun[:-1]])  # of a step that was given up: they write to the room
-        if self._copied is not None:
-            self._copied.synchronize()  # the room is free again
+        self._uploads.wait()
         work = self._prepared if self._exact else self._decoded
         jobs = [functools.partial(work, data, role, place) for place, (data, role) in enumerate(new)]
         pictures = [self._threads.submit(job) for job in jobs[:-1]] + [_Asked(job) for job in jobs[-1:]]
@@ -83,20 +80,24 @@ class FastEncoder:
         return self._begun
 
     def finish(self, begun: Sequence[tuple[bytes, Future]]) -> None:
-        """Encodes what was decoded and keeps the tokens."""
+        """Encodes what was decoded and keeps the tokens; while some are decoded, others go to the device."""
         if not begun:
             return
+        places = {picture: place for place, (_, picture) in enumerate(begun)}
         try:
             begun[-1][1].result()
+            for picture in as_completed(places):
+                if not self._exact:
+                    self._uploads.send(places[picture], picture.result())
         finally:
-            wait([future for _, future in begun[:-1]])  # also for those beside one that fails
+            wait([picture for _, picture in begun[:-1]])  # also for those beside one that fails
             self._begun = []
-        found = [future.result() for _, future in begun]
+        found = [picture.result() for _, picture in begun]
         if self._exact:
             self._images[: len(found)].copy_(torch.from_numpy(np.stack(found)))
         else:
-            self._upload(found)
-        self._stages[next(count for count in BATCHES if count >= len(found))]()
+            self._uploads.finish(found)
+        self._stages[next(count for count in BATCHES if count >= len(begun))]()
         for (data, _), tokens in zip(begun, self._encoded, strict=False):
             kept = self._free.pop() if self._free else self._known.pop(0)[1]
             kept.copy_(tokens)
@@ -134,30 +135,9 @@ class FastEncoder:
         return prepare_picture(jpeg.decode(data, role), self._size)
 
     def _decoded(self, data: bytes, role: str, place: int) -> np.ndarray:
-        """The picture, already in its place in the room where that is large enough."""
         rgb = jpeg.decode(data, role)
-        place_of_it = self._room.numpy()[place]
-        if rgb.nbytes <= len(place_of_it):
-            place_of_it[: rgb.nbytes] = rgb.reshape(-1)
+        self._uploads.put(place, rgb)
         return rgb
-
-    def _upload(self, pictures: Sequence[np.ndarray]) -> None:
-        """One copy to the device, where the pictures are prepared."""
-        largest = max(rgb.nbytes for rgb in pictures)
-        if largest > self._room.shape[1]:
-            self._room = _room(largest, self._device)
-            for rgb, place in zip(pictures, self._room.numpy(), strict=False):
-                place[: rgb.nbytes] = rgb.reshape(-1)
-        there = self._room[: len(pictures)].to(self._device, non_blocking=True)
-        if self._device.type == "cuda":
-            self._copied = torch.cuda.Event()
-            self._copied.record()
-        for shape, places in group_by_shape([rgb.shape for rgb in pictures]).items():
-            flat = there if len(places) == len(pictures) else there[places]
-            rgb = flat[:, : int(np.prod(shape))].unflatten(1, shape)
-            images = prepare_on_device(rgb, self._size)
-            for place, image in zip(places, images, strict=True):
-                self._images[place].copy_(image)
 
 
 class _Asked(Future):
@@ -172,7 +152,3 @@ class _Asked(Future):
         if not self.done():
             self.set_result(self._job())
         return super().result(timeout)
-
-
-def _room(size: int, device: torch.device) -> Tensor:
-    return torch.empty(MOST, size, dtype=torch.uint8, pin_memory=device.type == "cuda" and size > 0)

@@ -6,9 +6,9 @@ Everything in between is float32, rounded once at the end; M is the number of to
 from __future__ import annotations
 
 import contextlib
-import math
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -98,12 +98,6 @@ def queries(parts: Tensor, bias: Tensor, weight: Tensor, form: Norm) -> Tensor:
     return rms(total(parts, bias).unflatten(-1, (-1, len(weight))), weight, form)
 
 
-def joined(answers: Tensor, weights: Tensor, like: Tensor) -> Tensor:
-    """Answers (E, M, D) to stretches of keys, logarithms (base 2) of their weights (E, M, H) -> (M, D) as `like` is."""
-    share = torch.softmax(weights * math.log(2), dim=0)
-    return (answers.unflatten(-1, (weights.shape[-1], -1)) * share[..., None]).sum(0).flatten(1).to(like.dtype)
-
-
 def normalise_keys(keys: Tensor, weight: Tensor, form: Norm) -> None:
     """Norm of keys (M, H, D/H) in place."""
     keys.copy_(rms(keys, weight, form))
@@ -123,10 +117,19 @@ def adaptor_input(state: Tensor, actions: Tensor, mask: Tensor) -> Tensor:
 
 
 def advance(
-    x: Tensor, clean: Tensor, before: Tensor, prefix: tuple[Tensor, Tensor, Tensor], coefficients: Tensor
+    x: Tensor,
+    parts: Tensor,
+    bias: Tensor,
+    before: Tensor,
+    prefix: tuple[Tensor, Tensor, Tensor],
+    coefficients: Tensor,
 ) -> tuple[Tensor, Tensor]:
-    """One solver step of actions (T, A): `Prefix.inpaint` and `SolverStep.advance` with (keep, take, change)."""
+    """One solver step of actions (T, A): `Prefix.inpaint` and `SolverStep.advance` with (keep, take, change).
+
+    The clean actions of this step come as parts of a product, those of the step before as they are given back.
+    """
     rows, weights, source = prefix
+    clean = total(parts, bias).to(x.dtype)
     offset = torch.take_along_dim(rows - clean, source, dim=0)
     clean = torch.where(weights == 1, rows, clean + weights * offset)
     keep, take, change = coefficients.unbind()
@@ -137,21 +140,24 @@ class Kernels:
     """The functions above as a recorder runs them."""
 
     def __init__(self, recorder: Recorder) -> None:
-        own_norm = recorder.own(recorder.options.layer_norm)
+        own_norms = recorder.own(recorder.options.norms)
         self.activated = recorder.compiled(activated)
-        self.add_norm = recorder.compiled(add_norm)
+        self.add_norm = _own_norms().add_norm if own_norms else recorder.compiled(add_norm)
         self.embed = recorder.compiled(embed)
         self.self_heads = recorder.compiled(self_heads)
         self.queries = recorder.compiled(queries)
-        self.joined = recorder.compiled(joined)
         self.normalise_keys = recorder.compiled(normalise_keys)
-        self.add_layer_norm = own_layer_norm() if own_norm else recorder.compiled(add_layer_norm)
+        self.add_layer_norm = own_layer_norm() if own_norms else recorder.compiled(add_layer_norm)
         self.adaptor_input = recorder.compiled(adaptor_input)
         self.advance = recorder.compiled(advance)
 
 
 def own_layer_norm() -> Callable[[Tensor, Tensor, Tensor, Tensor, float], tuple[Tensor, Tensor]]:
     """`add_layer_norm` as a kernel of our own."""
-    from rdt_ros.model.fast import layer_norm  # needs Triton, which comes with torch for CUDA
+    return _own_norms().add_layer_norm
 
-    return layer_norm.add_layer_norm
+
+def _own_norms() -> Any:
+    from rdt_ros.model.fast import norm  # needs Triton, which comes with torch for CUDA
+
+    return norm

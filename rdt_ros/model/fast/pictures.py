@@ -7,6 +7,7 @@ bits. Here the weights are the same and sums are float32: a sum that falls on ha
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -14,11 +15,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from rdt_ros.model.fast.stage import Recorder, Stage
 from rdt_ros.model.preprocess import BACKGROUND
 
 CUBIC = -0.5  # Pillow's parameter of the bicubic kernel
 REACH = 2.0  # of that kernel, in pixels of the smaller picture
 WEIGHT_BITS = 22
+SHAPES_KEPT = 4  # of pictures, with the stages that prepare them
 
 
 def resize_weights(size: int, target: int) -> np.ndarray:
@@ -49,12 +52,65 @@ def prepare_on_device(rgb: Tensor, image_size: int) -> Tensor:
     return _rounded(weights @ levels) / 127.5 - 1
 
 
-def group_by_shape(shapes: Sequence[tuple[int, ...]]) -> dict[tuple[int, ...], list[int]]:
-    """The places of each shape: cameras may differ."""
-    groups: dict[tuple[int, ...], list[int]] = {}
-    for place, shape in enumerate(shapes):
-        groups.setdefault(shape, []).append(place)
-    return groups
+class Uploads:
+    """Decoded pictures on their way into the encoder's input `images` (N, 3, size, size), each to a place in it.
+
+    Threads put them where the device reads by itself; there each is prepared by a stage of its place and shape.
+    """
+
+    def __init__(self, images: Tensor, recorder: Recorder) -> None:
+        self._images = images
+        self._recorder = recorder
+        self._sent: torch.cuda.Event | None = None
+        self._make_room(0)
+
+    def wait(self) -> None:
+        """Until what was sent is on the device, and its place free."""
+        if self._sent is not None:
+            self._sent.synchronize()
+
+    def put(self, place: int, rgb: np.ndarray) -> None:
+        """Keeps a picture (height, width, 3) for `send`, from any thread, where there is room."""
+        if rgb.nbytes <= self._here.shape[1]:
+            self._here.numpy()[place, : rgb.nbytes] = rgb.reshape(-1)
+
+    def send(self, place: int, rgb: np.ndarray) -> None:
+        """Copies and prepares a picture that was put, where there was room, without waiting for it."""
+        if rgb.nbytes > self._here.shape[1]:
+            return
+        self._there[place, : rgb.nbytes].copy_(self._here[place, : rgb.nbytes], non_blocking=True)
+        if self._there.is_cuda:
+            self._sent = torch.cuda.Event()
+            self._sent.record()
+        self._stages_of(rgb.shape)[place]()
+
+    def finish(self, pictures: Sequence[np.ndarray]) -> None:
+        """Sends all pictures, from the first place on, where there was no room for one of them; now there is."""
+        largest = max(rgb.nbytes for rgb in pictures)
+        if largest > self._here.shape[1]:
+            self._make_room(largest)
+            for place, rgb in enumerate(pictures):
+                self.put(place, rgb)
+                self.send(place, rgb)
+
+    def _make_room(self, size: int) -> None:
+        count, cuda = len(self._images), self._images.is_cuda
+        self._here = torch.empty(count, size, dtype=torch.uint8, pin_memory=cuda and size > 0)
+        self._there = torch.empty_like(self._here, device=self._images.device)
+        self._stages: dict[tuple[int, ...], list[Stage]] = {}
+
+    def _stages_of(self, shape: tuple[int, ...]) -> list[Stage]:
+        """A stage for each place, all made when the shape first comes."""
+        if shape not in self._stages:
+            if len(self._stages) == SHAPES_KEPT:
+                self._stages.clear()
+            work = [functools.partial(self._prepare, shape, place) for place in range(len(self._images))]
+            self._stages[shape] = [self._recorder.stage(one) for one in work]
+        return self._stages[shape]
+
+    def _prepare(self, shape: tuple[int, ...], place: int) -> None:
+        rgb = self._there[place, : math.prod(shape)].view(1, *shape)
+        self._images[place].copy_(prepare_on_device(rgb, self._images.shape[-1])[0])
 
 
 @functools.lru_cache(maxsize=8)

@@ -6,7 +6,9 @@ P picture tokens, N tokens of the network (3 + T).
 
 from __future__ import annotations
 
+import copy
 import functools
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -21,6 +23,8 @@ from rdt_ros.model.sampler import Prefix, solver_steps
 
 OWN_HEADS = (16, 32, 64)  # widths of a head that our own attention takes where nobody chose
 OWN_HORIZON = 125  # rows of a chunk up to which it does; with their three companions 128
+WIDE = 4096  # outputs of a product that has tiles enough for all processors uncut
+LAST_SPLITS = 16  # of the last product, whose few columns make hardly two tiles in float32
 SHORT_INSTRUCTION = 64  # tokens up to which a stage of its own looks at no more
 
 
@@ -64,8 +68,7 @@ class FastSolver:
         rate = model.freq_embedder(torch.tensor([rate_hz], device=device))[0]
         self._heads = [torch.cat([token, rate]) for token in model.t_embedder(timesteps)]
         self._coefficients = [torch.tensor([step.keep, step.take, step.change], device=device) for step in steps]
-        last = model.final_layer.ffn_final.fc2
-        self._last = last.weight.to(action_dtype), last.bias.to(action_dtype)
+        self._last = copy.deepcopy(model.final_layer.ffn_final.fc2).to(action_dtype)
 
         lengths = sorted({min(SHORT_INSTRUCTION, config.max_lang_cond_len), config.max_lang_cond_len})
         self._stages: dict[int, Stage] = {}
@@ -124,8 +127,8 @@ class FastSolver:
         kernels, x = self._kernels, self._noise
         before = torch.zeros_like(x)
         for head, coefficients in zip(self._heads, self._coefficients, strict=True):
-            clean = self._network_output(head, x, length, ready)
-            x, before = kernels.advance(x, clean, before, self._prefix, coefficients)
+            parts = self._network_output(head, x, length, ready)
+            x, before = kernels.advance(x, parts, self._last.bias, before, self._prefix, coefficients)
             ready = ()
         torch.mul(x, self._mask.to(x.dtype), out=self.actions)
 
@@ -143,7 +146,7 @@ class FastSolver:
         main.wait_stream(self._side)
 
     def _network_output(self, head: Tensor, x: Tensor, length: int, ready: Sequence[torch.cuda.Event]) -> Tensor:
-        """Clean actions (T, A) of noisy ones; `head` (2, D) are the tokens of timestep and rate."""
+        """Parts (S, T, A) of the clean actions, without bias; `head` (2, D) are the tokens of timestep and rate."""
         kernels, model = self._kernels, self._network.model
         hidden, last = self._adapt(kernels.adaptor_input(self._state, x, self._mask))
         norms = [block.norm1 for block in self._blocks] + [model.final_layer.norm_final]
@@ -155,7 +158,8 @@ class FastSolver:
             x, h = self._block(block, i, x, h, after, length)
         fc1 = model.final_layer.ffn_final.fc1
         hidden = kernels.activated(self._product(h[-len(self.actions) :], fc1), fc1.bias)
-        return F.linear(hidden.to(self.actions.dtype), *self._last)
+        width = hidden.shape[1]
+        return product(hidden.to(self.actions.dtype), self._last.weight, math.gcd(width, LAST_SPLITS))
 
     def _block(self, block: Block, i: int, x: Tensor, h: Tensor, after: RmsNorm, length: int) -> tuple[Tensor, Tensor]:
         """The residual x (N, D) and its norm h -> the same behind the block, with the norm `after`."""
@@ -186,8 +190,7 @@ class FastSolver:
         else:
             kept, bias = self._lang[i // 2, :length], self._lang_bias[:length]
         if self._own is not None and bias is None:
-            answers, weights = self._own.attend_in_stretches(*queries, kept, self._options.stretches)
-            return self._kernels.joined(answers, weights, cross.q.bias)
+            return self._own.attend_in_stretches(*queries, kept, self._options.stretches)
         if self._own is not None:
             return self._own.attend_to(*queries, kept, bias)
         q = self._kernels.queries(*queries)
@@ -202,7 +205,8 @@ class FastSolver:
         return self._product(x, last), last
 
     def _product(self, x: Tensor, linear: nn.Linear) -> Tensor:
-        return product(x, linear.weight, self._options.splits)
+        splits = self._options.splits if linear.out_features < WIDE else 1
+        return product(x, linear.weight, splits)
 
 
 def _own_attention(recorder: Recorder, network: RdtNetwork) -> Any:

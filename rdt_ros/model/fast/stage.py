@@ -30,8 +30,8 @@ class FastOptions:
     splits: int = 2  # parts of the inner axis that a small matrix product is cut into, so that all processors read
     attention: str = "auto"  # "own" (attention.py), "library"; "auto": own where compiled on CUDA
     stretches: int = 4  # of the pictures' keys, for our own
-    layer_norm: str = "auto"  # SigLIP's, with the residual: "own" (layer_norm.py), "library", "auto" as above
-    gelu_inside: bool = False  # the library applies the blocks' GELU to a product before it writes it, uncut
+    norms: str = "auto"  # residual and norm of both networks: "own" (norm.py), "library", "auto" as above
+    gelu_inside: bool = True  # the library applies the blocks' GELU to a product before it writes it, uncut
     picture_attention: str = "flash"  # the library's kernel of attention to pictures; "auto" is torch's own choice
     tower_attention: str = "auto"  # kernel of SigLIP's attention
     overlap: bool = True  # keys and values of the pictures are computed while the first solver step runs
