@@ -8,13 +8,14 @@ with decoded pictures. docs/speed.md says what the figures mean.
 from __future__ import annotations
 
 import argparse
+import functools
 import gc
 import json
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,7 @@ from rdt_ros.bench.step_kernels import choices_ms, library_us
 from rdt_ros.bench.step_timing import MS_PER_S, Rates, measure_rates, median_ms, times_ms, wait, work_of
 from rdt_ros.errors import InputError
 from rdt_ros.model.config import MODEL_SIZES
-from rdt_ros.model.fast.encoder import BATCHES, MOMENTS, MOST, PICTURES, FastEncoder
+from rdt_ros.model.fast.encoder import BATCHES, MOST, PICTURES
 from rdt_ros.model.fast.stage import BACKENDS, FastOptions, check_backend
 from rdt_ros.model.network import RdtNetwork
 from rdt_ros.model.vision import SiglipEncoder
@@ -148,20 +149,17 @@ def parts_ms(policy: RdtPolicy, scene: Scene) -> dict[str, float] | None:
         return None
     device, observations = fast.recorder.device, scene.observations()
 
-    def jpegs(moments: int) -> list[bytes | None]:
-        seen = [next(observations) for _ in range(moments)]
-        by_role = {camera.role: camera.name for camera in scene.robot.cameras}
-        pictures = [observation.picture(by_role[role]) for observation in seen for role in CAMERA_ROLES]
-        return [picture.jpeg if picture is not None else None for picture in pictures]
+    def jpegs(count: int) -> list[tuple[bytes, str]]:
+        pictures = [picture for _ in range(count // len(CAMERA_ROLES)) for picture in next(observations).pictures]
+        return [(picture.jpeg, picture.camera) for picture in pictures]
 
     with torch.inference_mode():
-        six = _Decoded(fast.encoder, jpegs, MOMENTS)
-        found = {"decode of 6": median_ms(six.decode, torch.device("cpu"), PART_ROUNDS)}
+        found = {"decode of 6": median_ms(lambda: fast.encoder.decode(jpegs(MOST)), torch.device("cpu"), PART_ROUNDS)}
         for count in BATCHES:
-            encode, pictures = fast.encoder.encode(count), _Decoded(fast.encoder, jpegs, count // len(CAMERA_ROLES))
-            found[f"vision of {count}"] = median_ms(encode, device, PART_ROUNDS)
-            whole_ms = median_ms(pictures.finish, device, PART_ROUNDS, pictures.decode)
-            found[f"pictures of {count} to the device"] = whole_ms - found[f"vision of {count}"]
+            found[f"vision of {count}"] = median_ms(fast.encoder.encode(count), device, PART_ROUNDS)
+            pictures = fast.encoder.decode(jpegs(count))
+            send = functools.partial(fast.encoder.send, pictures)
+            found[f"pictures of {count} to the device"] = median_ms(send, device, PART_ROUNDS)
         solver = fast.solver
         conditions = fast.recorder.stage(solver.encode_pictures)
         steps = fast.recorder.stage(lambda: solver.solve(solver.shortest))
@@ -262,23 +260,6 @@ def _first_chunk(settings: Settings, folder: Path, started_s: float) -> dict[str
             "chunk": now_s - drawn_s,
         },
     }
-
-
-class _Decoded:
-    """New pictures of some moments, decoded apart from the rest."""
-
-    def __init__(self, encoder: FastEncoder, jpegs: Callable[[int], list[bytes | None]], moments: int) -> None:
-        self._encoder, self._jpegs, self._moments = encoder, jpegs, moments
-
-    def decode(self) -> None:
-        """Until they lie where they are copied from."""
-        self._begun = self._encoder.begin(self._jpegs(self._moments))
-        for _, picture in reversed(self._begun):  # the last is decoded here, while threads decode the others
-            picture.result()
-
-    def finish(self) -> None:
-        """All that follows."""
-        self._encoder.finish(self._begun)
 
 
 def _parts(policy: RdtPolicy) -> tuple[RdtNetwork, SiglipEncoder]:

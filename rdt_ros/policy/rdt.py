@@ -230,7 +230,7 @@ class RdtPolicy:
         if len(given) != len(histories):
             raise InputError(f"committed rows: expected {len(histories)} sets, one a history, found {len(given)}")
         if self.fast is not None:
-            self.fast.begin(self._both_moments(histories[0]))  # decodes while the rest is made ready
+            self.fast.see(self._both_moments(histories[0]))  # a GPU encodes while the rest is made ready
         current = [history[-1] for history in histories]
         state = self._states(current)
         noise = self._noise([observation.stamp_ns for observation in current], noise, generator)

@@ -60,7 +60,7 @@ def test_tokens_are_those_of_the_plain_encoder(encoder: FastEncoder, vision: Sig
     jpegs = pictures(count)
     images = torch.from_numpy(np.stack([prepare_picture(jpeg.decode(data), vision.image_size) for data in jpegs]))
 
-    encoder.finish(encoder.begin(jpegs))
+    encoder.see(jpegs)
 
     found = torch.zeros(count * vision.patches, vision.width)
     encoder.collect(jpegs, found)
@@ -72,13 +72,9 @@ def test_tokens_are_those_of_the_plain_encoder(encoder: FastEncoder, vision: Sig
 @pytest.mark.parametrize("count", [1, 3, MOST])
 def test_the_caller_decodes_the_last_and_threads_the_others(encoder: FastEncoder, decoded, count: int):
     jpegs = pictures(count)
-    begun = encoder.begin(jpegs)
-    assert encoder.begin(jpegs) is begun  # under way already
-    for _, picture in begun[:-1]:
-        picture.result()
-    assert set(decoded) == set(jpegs[:-1])
 
-    encoder.finish(begun)
+    encoder.see(jpegs)
+    encoder.see(jpegs)  # known already
 
     here = threading.current_thread()
     assert [[thread is here for thread in decoded[data]] for data in jpegs] == [[False]] * (count - 1) + [[True]]
@@ -86,35 +82,43 @@ def test_the_caller_decodes_the_last_and_threads_the_others(encoder: FastEncoder
 
 @pytest.mark.parametrize("place", [0, MOST - 1])
 def test_a_broken_picture_is_reported_when_nothing_is_under_way_any_more(
-    encoder: FastEncoder, monkeypatch: pytest.MonkeyPatch, place: int
+    encoder: FastEncoder, vision: SiglipEncoder, monkeypatch: pytest.MonkeyPatch, place: int
 ):
     jpegs = pictures(MOST)
     jpegs[place] = BROKEN
-    decode, may_end = jpeg.decode, threading.Event()
+    decode, may_end, under_way = jpeg.decode, threading.Event(), set()
 
     def slow(data: bytes, name: str) -> np.ndarray:
+        under_way.add(data)
         if data == BROKEN:
             may_end.set()
         elif data is jpegs[2]:
             may_end.wait(10)
             time.sleep(0.05)  # the broken one fails first
-        return decode(data, name)
+        try:
+            return decode(data, name)
+        finally:
+            under_way.remove(data)
 
     monkeypatch.setattr(jpeg, "decode", slow)
-    begun = encoder.begin(jpegs)
-
     with pytest.raises(InputError, match="expected JPEG data, found 10 bytes"):
-        encoder.finish(begun)
+        encoder.see(jpegs)
 
-    assert all(picture.done() for _, picture in begun[:-1])
+    assert not under_way
     jpegs[place] = jpegs[1]
-    encoder.finish(encoder.begin(jpegs))  # goes on as if nothing had been
+    encoder.see(jpegs)  # goes on as if nothing had been
+    encoder.collect(jpegs, torch.zeros(MOST * vision.patches, vision.width))
 
 
-def test_the_last_picture_of_a_step_that_was_given_up_is_not_decoded(encoder: FastEncoder, decoded):
-    given_up, jpegs = pictures(3, seed=1), pictures(3, seed=2)
-    encoder.begin(given_up)
+def test_pictures_may_differ_in_size_and_grow(encoder: FastEncoder, vision: SiglipEncoder):
+    rng = np.random.default_rng(0)
+    for shapes in ([(48, 64), (30, 40), (48, 64)], [(96, 128), (30, 40), (64, 48)], [(48, 64)] * MOST):
+        jpegs = [jpeg.encode(rng.integers(0, 256, (*shape, 3), np.uint8)) for shape in shapes]
 
-    encoder.finish(encoder.begin(jpegs))
+        encoder.see(jpegs)
 
-    assert set(decoded) == set(given_up[:-1]) | set(jpegs)
+        found = torch.zeros(len(jpegs) * vision.patches, vision.width)
+        encoder.collect(jpegs, found)
+        images = [prepare_picture(jpeg.decode(data), vision.image_size) for data in jpegs]
+        expected = vision.tokens(torch.from_numpy(np.stack(images))).flatten(0, 1)
+        assert (found - expected).norm() < 5e-3 * expected.norm()

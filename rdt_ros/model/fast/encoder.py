@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, as_completed, wait
+from concurrent.futures import ThreadPoolExecutor, as_completed, wait
 
 import numpy as np
 import torch
@@ -45,7 +45,6 @@ class FastEncoder:
         self._known: list[tuple[bytes, Tensor]] = []  # least recently used first
         self._free = list(torch.zeros(KEPT, vision.patches, vision.width, device=device, dtype=dtype))
         self._threads = ThreadPoolExecutor(MOST - 1, thread_name_prefix="decode")
-        self._begun: list[tuple[bytes, Future]] = []
         self._uploads = Uploads(self._images, recorder)
 
         tokens = vision.tokens
@@ -58,57 +57,55 @@ class FastEncoder:
         self._stages[BATCHES[0]]()
         self._background = self._encoded[0].clone()
 
-    def begin(self, jpegs: Sequence[bytes | None]) -> list[tuple[bytes, Future]]:
-        """Starts to decode those of a step's pictures whose tokens are not known, unless they are under way.
-
-        The last of them is left to who asks for it: a thread takes a third of the time of decoding to wake.
-        """
+    def see(self, jpegs: Sequence[bytes | None]) -> None:
+        """Encodes and keeps those of a step's pictures that are not known, without waiting for a GPU."""
         new: list[tuple[bytes, str]] = []
         for i, data in enumerate(jpegs):
             if data is not None and self._find(data) is None and all(data != other for other, _ in new):
                 new.append((data, CAMERA_ROLES[i % len(CAMERA_ROLES)]))
         if len(new) > MOST:
             raise InputError(f"pictures: expected at most {MOST}, found {len(new)}")
-        if [data for data, _ in new] == [data for data, _ in self._begun]:
-            return self._begun
-        wait([future for _, future in self._begun[:-1]])  # of a step that was given up: they write to the room
+        if not new:
+            return
+        pictures = self.decode(new)
+        if not self._exact:
+            self._uploads.finish(pictures)
+        self._stages[next(count for count in BATCHES if count >= len(new))]()
+        kept = [self._free.pop() if self._free else self._known.pop(0)[1] for _ in new]
+        torch._foreach_copy_(kept, list(self._encoded[: len(new)]))
+        self._known += [(data, tokens) for (data, _), tokens in zip(new, kept, strict=True)]
+
+    def decode(self, jpegs: Sequence[tuple[bytes, str]]) -> list[np.ndarray]:
+        """Pictures of JPEGs with names; each is on its way to the device while others are decoded.
+
+        The last is decoded here: a thread takes a third of the time of decoding to wake.
+        """
         self._uploads.wait()
         work = self._prepared if self._exact else self._decoded
-        jobs = [functools.partial(work, data, role, place) for place, (data, role) in enumerate(new)]
-        pictures = [self._threads.submit(job) for job in jobs[:-1]] + [_Asked(job) for job in jobs[-1:]]
-        self._begun = [(data, picture) for (data, _), picture in zip(new, pictures, strict=True)]
-        return self._begun
-
-    def finish(self, begun: Sequence[tuple[bytes, Future]]) -> None:
-        """Encodes what was decoded and keeps the tokens; while some are decoded, others go to the device."""
-        if not begun:
-            return
-        places = {picture: place for place, (_, picture) in enumerate(begun)}
+        jobs = [functools.partial(work, place, *jpeg) for place, jpeg in enumerate(jpegs)]
+        others = {self._threads.submit(job): place for place, job in enumerate(jobs[:-1])}
         try:
-            begun[-1][1].result()
-            for picture in as_completed(places):
-                if not self._exact:
-                    self._uploads.send(places[picture], picture.result())
+            last = jobs[-1]()
+            self._send(len(others), last)
+            for picture in as_completed(others):
+                self._send(others[picture], picture.result())
         finally:
-            wait([picture for _, picture in begun[:-1]])  # also for those beside one that fails
-            self._begun = []
-        found = [picture.result() for _, picture in begun]
-        if self._exact:
-            self._images[: len(found)].copy_(torch.from_numpy(np.stack(found)))
-        else:
-            self._uploads.finish(found)
-        self._stages[next(count for count in BATCHES if count >= len(begun))]()
-        for (data, _), tokens in zip(begun, self._encoded, strict=False):
-            kept = self._free.pop() if self._free else self._known.pop(0)[1]
-            kept.copy_(tokens)
-            self._known.append((data, kept))
+            wait(others)  # also for those beside one that fails: they write to where the next will lie
+        return [*(picture.result() for picture in others), last]
+
+    def send(self, pictures: Sequence[np.ndarray]) -> None:
+        """Brings decoded pictures to the encoder's input, as `decode` does with each."""
+        for place, picture in enumerate(pictures):
+            self._send(place, picture)
 
     def collect(self, jpegs: Sequence[bytes | None], out: Tensor) -> None:
         """Tokens of pictures that are known, one after the other into (n * patches, width); None is background."""
-        for data, rows in zip(jpegs, out.unflatten(0, (len(jpegs), -1)), strict=True):
+        found = []
+        for data in jpegs:
             tokens = self._background if data is None else self._find(data)
-            assert tokens is not None  # finish() came before
-            rows.copy_(tokens)
+            assert tokens is not None  # see() came before
+            found.append(tokens)
+        torch._foreach_copy_(list(out.unflatten(0, (len(jpegs), -1))), found)
 
     def tokens(self, images: Tensor, out: Tensor) -> None:
         """Tokens of a step's prepared pictures (6, 3, size, size), one after the other into (6 * patches, width)."""
@@ -131,24 +128,16 @@ class FastEncoder:
                 return tokens
         return None
 
-    def _prepared(self, data: bytes, role: str, _place: int) -> np.ndarray:
+    def _prepared(self, _place: int, data: bytes, role: str) -> np.ndarray:
         return prepare_picture(jpeg.decode(data, role), self._size)
 
-    def _decoded(self, data: bytes, role: str, place: int) -> np.ndarray:
+    def _decoded(self, place: int, data: bytes, role: str) -> np.ndarray:
         rgb = jpeg.decode(data, role)
         self._uploads.put(place, rgb)
         return rgb
 
-
-class _Asked(Future):
-    """What a job gives; whoever asks first does it."""
-
-    def __init__(self, job: Callable[[], np.ndarray]) -> None:
-        super().__init__()
-        self._job = job
-
-    def result(self, timeout: float | None = None) -> np.ndarray:
-        """Does the job unless it is done; raises what it raises."""
-        if not self.done():
-            self.set_result(self._job())
-        return super().result(timeout)
+    def _send(self, place: int, picture: np.ndarray) -> None:
+        if self._exact:
+            self._images[place].copy_(torch.from_numpy(picture))
+        else:
+            self._uploads.send(place, picture)

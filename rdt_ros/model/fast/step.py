@@ -52,12 +52,8 @@ class FastStep:
         self.solver.follow(tokens)
 
     def see(self, jpegs: Sequence[bytes | None]) -> None:
-        """Encodes pictures that a later step will need; None is one that is missing."""
-        self.encoder.finish(self.encoder.begin(jpegs))
-
-    def begin(self, jpegs: Sequence[bytes | None]) -> None:
-        """Starts to decode the pictures of the next `sample`."""
-        self.encoder.begin(jpegs)
+        """Encodes pictures that a step will need, without waiting for a GPU; None is one that is missing."""
+        self.encoder.see(jpegs)
 
     def sample(
         self, jpegs: Sequence[bytes | None], state: Tensor, mask: Tensor, noise: Tensor, prefix: Prefix | None
@@ -66,9 +62,8 @@ class FastStep:
 
         State and mask are (1, 1, A), noise (1, T, A).
         """
-        begun = self.encoder.begin(jpegs)
-        self.solver.load(state, mask, noise, prefix)  # while the pictures are decoded
-        self.encoder.finish(begun)
+        self.see(jpegs)
+        self.solver.load(state, mask, noise, prefix)
         self.encoder.collect(jpegs, self.solver.picture_tokens)
         return self.solver.run()
 
