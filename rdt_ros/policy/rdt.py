@@ -85,6 +85,8 @@ class RdtPolicy:
         # The slots of its joint positions: what the network is told, and what it is asked for.
         self._slots = [SLOTS[channel] for channel in robot.channels]
         self._columns = torch.tensor(self._slots, device=self._device)
+        self._mask = torch.zeros(config.action_dim).index_fill_(0, torch.tensor(self._slots), 1)  # 1 at these
+        self._mask_there = self._mask[None, None].to(self._device)  # (1, 1, 128)
         self._followed: str | None = None  # whose tokens the fast step has
         options = fast_options(backend, self._device)
         pictures = _pictures(pictures, self._device, options)
@@ -267,11 +269,10 @@ class RdtPolicy:
         committed: Sequence[np.ndarray],
     ) -> Tensor:
         """Rows (B, T, J) by the plain network, all at once."""
-        mask = self._mask().expand(len(histories), 1, -1)
         conditions = self._network.encode_conditions(
             *self._language_tokens(texts),
             self._picture_tokens(histories),
-            mask.to(self._device),
+            self._mask_there.expand(len(histories), 1, -1),
             torch.tensor([self.robot.control_rate_hz] * len(histories), device=self._device),
         )
         prefix = self._prefix(committed)
@@ -295,7 +296,7 @@ class RdtPolicy:
                 self._followed = text
             prefix = self._prefix(committed[i : i + 1])
             actions = self.fast.sample(
-                self._both_moments(history), state[i : i + 1], self._mask(), noise[i : i + 1], prefix
+                self._both_moments(history), state[i : i + 1], self._mask_there, noise[i : i + 1], prefix
             )
             chunks.append(actions.index_select(2, self._columns))
         return torch.cat(chunks)
@@ -347,13 +348,7 @@ class RdtPolicy:
         states = torch.zeros(len(observations), 1, self._network.config.action_dim)
         for i, observation in enumerate(observations):
             states[i, 0, self._slots] = torch.from_numpy(self._measured(observation))
-        return states.to(self._device)
-
-    def _mask(self) -> Tensor:
-        """(1, 1, 128) on the CPU: 1 at the robot's slots."""
-        mask = torch.zeros(1, 1, self._network.config.action_dim)
-        mask[..., self._slots] = 1
-        return mask
+        return _sent(states, self._device)
 
     def _measured(self, observation: Observation) -> np.ndarray:
         """(J,) float32, all finite."""
@@ -397,7 +392,7 @@ class RdtPolicy:
         """The rows (K, J) of each history for the sampler."""
         if not any(len(rows) for rows in committed):
             return None
-        slots = self._mask()[0, 0]
+        slots = self._mask
         vectors = [torch.zeros(len(rows), len(slots)) for rows in committed]
         for vector, rows in zip(vectors, committed, strict=True):
             vector[:, self._slots] = torch.from_numpy(rows)
@@ -405,7 +400,7 @@ class RdtPolicy:
         # A gripper's new opening holds at once: one drawn towards the old one would grasp or let go too late.
         fading[[slot for slot, is_gripper in zip(self._slots, self.robot.is_gripper, strict=True) if is_gripper]] = 0
         prefix = Prefix.of(vectors, slots, fading, self._network.config.horizon)
-        return Prefix(*(tensor.to(self._device) for tensor in (prefix.rows, prefix.weights, prefix.source)))
+        return Prefix(*(_sent(tensor, self._device) for tensor in (prefix.rows, prefix.weights, prefix.source)))
 
     def _noise(self, stamps_ns: Sequence[int], noise: Tensor | None, generator: torch.Generator | None) -> Tensor:
         """(B, T, 128) float32; without a generator drawn on the CPU, so that every device gets the same."""
@@ -421,7 +416,14 @@ class RdtPolicy:
             noise = torch.from_numpy(np.stack(drawn))
         if tuple(noise.shape) != shape:
             raise InputError(f"noise: expected shape {shape}, found {tuple(noise.shape)}")
-        return noise.to(self._device, torch.float32)
+        return _sent(noise.float(), self._device)
+
+
+def _sent(tensor: Tensor, device: torch.device) -> Tensor:
+    """On a device; a GPU reads page-locked memory without waiting for what it has to do before."""
+    if device.type == "cuda" and not tensor.is_cuda:
+        tensor = tensor.pin_memory()
+    return tensor.to(device, non_blocking=True)
 
 
 @contextlib.contextmanager

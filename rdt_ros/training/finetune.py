@@ -37,7 +37,7 @@ from rdt_ros.training.interrupt import Interrupt
 from rdt_ros.training.journal import Journal, trackers
 from rdt_ros.training.loader import Batch, Mixture, Order, batches
 from rdt_ros.training.loss import Noise, Objective
-from rdt_ros.training.optimizer import SplitWeights, learning_rate, make_optimizer
+from rdt_ros.training.optimizer import SplitWeights, clipped_step, learning_rate, make_optimizer
 from rdt_ros.training.recipe import Recipe
 from rdt_ros.training.run_folder import RunFolder
 from rdt_ros.training.sampling_error import Curves, Errors, SamplingErrors, curves, draw_curves
@@ -310,21 +310,24 @@ class FineTuning:
                 loss = self.model(batch, noise, weights)
                 self.accelerator.backward(loss.mean() / len(passes))
             found.append(loss.detach())
-        most = self.recipe.optimizer.max_grad_norm or math.inf
-        norm: Any = self.accelerator.clip_grad_norm_(self.trained.values(), most)
-        *values, norm = torch.cat([*found, norm.detach().float().reshape(1)]).tolist()
-        seen = [(name, where) for batch, _ in passes for name, where in zip(batch.datasets, batch.where, strict=True)]
-        self._check_finite(values, norm, [where for _, where in seen])
-        losses.add([name for name, _ in seen], values)
+        trained = list(self.trained.values())
+        norm = torch.nn.utils.get_total_norm([p.grad for p in trained if p.grad is not None])
+        told = torch.cat([*found, norm.float().reshape(1)])
+        read = _read(told)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        self.optimizer.step()
+        bad = (~told.isfinite().all()).float()
+        clipped_step(self.optimizer, trained, norm, self.recipe.optimizer.max_grad_norm or math.inf, bad)
+        *values, length = read()
+        seen = [(name, where) for batch, _ in passes for name, where in zip(batch.datasets, batch.where, strict=True)]
+        self._check_finite(values, length, [where for _, where in seen])
+        losses.add([name for name, _ in seen], values)
         self.optimizer.zero_grad(set_to_none=True)
         self.done += 1
         self.samples += self.samples_a_step
         if self.ema is not None:
             self.ema.update(self.done)
-        return sum(values) / len(values), norm
+        return sum(values) / len(values), length
 
     def _check_finite(self, losses: list[float], norm: float, where: list[str]) -> None:
         bad = [place for loss, place in zip(losses, where, strict=True) if not math.isfinite(loss)]
@@ -473,6 +476,21 @@ class LossMeans:
                 found[f"loss/{name}"] = loss / count
             self._sums[name] = [0.0, 0.0]
         return found
+
+
+def _read(told: Tensor) -> Callable[[], list[float]]:
+    """Its numbers, for which nobody waits until they are asked for; the device goes on meanwhile."""
+    if not told.is_cuda:
+        return told.tolist
+    here = torch.empty(told.shape, pin_memory=True).copy_(told, non_blocking=True)
+    there = torch.cuda.Event()
+    there.record()
+
+    def read() -> list[float]:
+        there.synchronize()
+        return here.tolist()
+
+    return read
 
 
 def _rng() -> dict[str, Tensor]:

@@ -16,6 +16,7 @@ from rdt_ros.training.recipe import OptimizerConfig
 
 CHUNK = 2**25  # weights that a split optimizer puts together at a time: 128 MiB, and as much for their gradients
 HALF_BITS = 16
+NORM_MARGIN = 1e-6  # as torch's clip_grad_norm_ has it
 
 
 def learning_rate(step: int, steps: int, config: OptimizerConfig) -> float:
@@ -46,6 +47,23 @@ def make_optimizer(parameters: Iterable[Parameter], config: OptimizerConfig) -> 
             f"optimizer adamw8bit: expected bitsandbytes, found none ({error}): pip install bitsandbytes"
         ) from None
     return AdamW8bit(parameters, **settings)
+
+
+def clipped_step(optimizer: Optimizer, parameters: Iterable[Parameter], norm: Tensor, most: float, bad: Tensor) -> None:
+    """One step with gradients of length `norm`, cut to `most`; none where `bad`, a float on their device, is 1.
+
+    The fused AdamW does both in its one pass over the weights, as for a `GradScaler`, without waiting for the device.
+    """
+    if getattr(optimizer, "_step_supports_amp_scaling", False):
+        fused: Any = optimizer
+        fused.grad_scale = ((norm + NORM_MARGIN) / most).clamp(min=1)
+        fused.found_inf = bad
+        fused.step()
+        del fused.grad_scale, fused.found_inf
+        return
+    torch.nn.utils.clip_grads_with_norm_(parameters, most, norm)
+    if not bad.item():
+        optimizer.step()
 
 
 def split(full: Tensor) -> tuple[Tensor, Tensor]:

@@ -20,6 +20,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 import triton
 import triton.language as tl
 from torch import Tensor, nn
@@ -63,30 +64,34 @@ class PictureAttention(nn.Module):
 
     def forward(self, x: Tensor, condition: Tensor, mask: None) -> Tensor:
         """(B, N, D), (B, C, D) -> (B, N, D)."""
-        kv = self.kv(condition)
+        # The kernels add the gradient of the bias up on their way: the Linear would go through all of it once more.
+        whole = type(self.kv) is nn.Linear
+        kv = F.linear(condition, self.kv.weight, self.kv.bias.detach()) if whole else self.kv(condition)
+        bias = self.kv.bias if whole else None
         q = self.q_norm(self.q(x).unflatten(-1, (self.num_heads, -1))) * self.k_norm.weight
-        return self.proj(attend(q.flatten(2).to(kv.dtype), kv, self.num_heads, self.k_norm.form))
+        return self.proj(attend(q.flatten(2).to(kv.dtype), kv, bias, self.num_heads, self.k_norm.form))
 
 
-def attend(q: Tensor, kv: Tensor, heads: int, form: Norm) -> Tensor:
+def attend(q: Tensor, kv: Tensor, bias: Tensor | None, heads: int, form: Norm) -> Tensor:
     """Attention of queries (B, N, D) to keys, whose norm has no weight, and values (B, C, 2D) -> (B, N, D).
 
-    Both are float32 or both bfloat16; the answer can be differentiated once.
+    Both are float32 or both bfloat16; the answer can be differentiated once. `bias` (2D) is one that `kv` has in it
+    already, and gets its gradient here.
     """
-    return _attend(q, kv, heads, form)[0]
+    return _attend(q, kv, bias, heads, form)[0]
 
 
 @torch.library.custom_op("rdt_ros::attend_to_pictures", mutates_args=())
-def _attend(q: Tensor, kv: Tensor, heads: int, form: str) -> tuple[Tensor, Tensor, Tensor]:
+def _attend(q: Tensor, kv: Tensor, bias: Tensor | None, heads: int, form: str) -> tuple[Tensor, Tensor, Tensor]:
     """Answers (B, N, D), logarithms (base 2) of the sums of their weights (B, H, N), keys' inverse roots (B, H, C)."""
-    answers, weights, inverses = _like_answers(q, kv, heads, form)
+    answers, weights, inverses = _like_answers(q, kv, bias, heads, form)
     tile = {"ROWS": _tile(q.shape[1])}
     _launch(_forward, FORWARD, tile, q.contiguous(), kv.contiguous(), heads, form, answers, weights, inverses)
     return answers, weights, inverses
 
 
 @_attend.register_fake
-def _like_answers(q: Tensor, kv: Tensor, heads: int, form: str) -> tuple[Tensor, Tensor, Tensor]:
+def _like_answers(q: Tensor, kv: Tensor, bias: Tensor | None, heads: int, form: str) -> tuple[Tensor, Tensor, Tensor]:
     batch, rows, _ = q.shape
     weights = q.new_empty(batch, heads, rows, dtype=torch.float32)
     return q.new_empty(q.shape), weights, q.new_empty(batch, heads, kv.shape[1], dtype=torch.float32)
@@ -95,32 +100,36 @@ def _like_answers(q: Tensor, kv: Tensor, heads: int, form: str) -> tuple[Tensor,
 @torch.library.custom_op("rdt_ros::attend_to_pictures_backward", mutates_args=())
 def _attend_backward(
     given: Tensor, q: Tensor, kv: Tensor, answers: Tensor, weights: Tensor, inverses: Tensor, heads: int, form: str
-) -> tuple[Tensor, Tensor]:
-    """Gradients of queries and of keys and values from that of the answers."""
-    to_q, to_kv = _like_gradients(given, q, kv, answers, weights, inverses, heads, form)
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of queries, of keys and values, and the sums (2D) of the latter, from that of the answers."""
+    to_q, to_kv, _ = _like_gradients(given, q, kv, answers, weights, inverses, heads, form)
     rows = q.shape[1]
     first = min(_tile(rows), FIRST)
     tiles = {"FIRST": first, "REST": _tile(rows - first) if rows > first else 0}
     way = BACKWARD_HOPPER if q.is_cuda and torch.cuda.get_device_capability(q.device)[0] == 9 else BACKWARD
-    kept = answers, weights, inverses, given.contiguous()
-    _launch(_backward, way, tiles, q.contiguous(), kv.contiguous(), heads, form, *kept, to_q, to_kv)
-    return to_q, to_kv
+    sums = given.new_empty(len(q), q.shape[2], dtype=torch.float32)  # of a sample's keys
+    others = answers, weights, inverses, given.contiguous(), to_q, to_kv, sums
+    _launch(_backward, way, tiles, q.contiguous(), kv.contiguous(), heads, form, *others)
+    # A token's shares add up to one, so the sum over values is that over answers.
+    return to_q, to_kv, torch.cat([sums.sum(0), given.sum((0, 1), dtype=torch.float32)])
 
 
 @_attend_backward.register_fake
 def _like_gradients(
     given: Tensor, q: Tensor, kv: Tensor, answers: Tensor, weights: Tensor, inverses: Tensor, heads: int, form: str
-) -> tuple[Tensor, Tensor]:
-    return q.new_empty(q.shape), kv.new_empty(kv.shape)
+) -> tuple[Tensor, Tensor, Tensor]:
+    return q.new_empty(q.shape), kv.new_empty(kv.shape), q.new_empty(kv.shape[2], dtype=torch.float32)
 
 
 def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    q, kv, ctx.heads, ctx.form = inputs
+    q, kv, bias, ctx.heads, ctx.form = inputs
+    ctx.bias = None if bias is None else bias.dtype
     ctx.save_for_backward(q, kv, *output)
 
 
 def _differentiate(ctx: Any, given: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
-    return *_attend_backward(given, *ctx.saved_tensors, ctx.heads, ctx.form), None, None
+    to_q, to_kv, sums = _attend_backward(given, *ctx.saved_tensors, ctx.heads, ctx.form)
+    return to_q, to_kv, None if ctx.bias is None else sums.to(ctx.bias), None, None
 
 
 _attend.register_autograd(_differentiate, setup_context=_keep)
@@ -269,6 +278,7 @@ def _backward(
     given,
     to_q,
     to_kv,
+    sums,
     rows,
     scale,
     WIDTH: tl.constexpr,
@@ -291,6 +301,7 @@ def _backward(
     to_kv += tl.program_id(1).to(tl.int64) * (LENGTH * 2 * WIDTH)
     inverses = _own(inverses, LENGTH, WIDTH, HEAD)
     column = tl.program_id(0) * HEAD + tl.arange(0, HEAD)
+    total = tl.zeros((HEAD,), tl.float32)
     for start in range(0, LENGTH, KEYS):
         key = start + tl.arange(0, KEYS)
         there = key < LENGTH
@@ -311,7 +322,10 @@ def _backward(
             full = (full - tl.sum(full, 1)[:, None] / HEAD) * (pull / (HEAD - 1))[:, None]
         else:
             full = full * (pull / HEAD)[:, None]
-        tl.store(to_kv + at, ((dx - full) * scale).to(x.dtype), mask=there[:, None])
+        dx = (dx - full) * scale
+        total += tl.sum(dx, 0)
+        tl.store(to_kv + at, dx.to(x.dtype), mask=there[:, None])
+    tl.store(sums + tl.program_id(1) * WIDTH + column, total)
     _store(to_q, dq1 * scale, 0, rows, WIDTH, HEAD, FIRST)
     if REST:
         _store(to_q, dq2 * scale, FIRST, rows, WIDTH, HEAD, REST)

@@ -11,7 +11,7 @@ from torch.nn import Parameter
 
 from rdt_ros.errors import InputError
 from rdt_ros.training import optimizer as module
-from rdt_ros.training.optimizer import SplitWeights, joined, learning_rate, make_optimizer, split
+from rdt_ros.training.optimizer import SplitWeights, clipped_step, joined, learning_rate, make_optimizer, split
 from rdt_ros.training.recipe import OptimizerConfig
 
 
@@ -82,6 +82,34 @@ def test_moments_of_halves_are_kept_in_float32_by_saving_and_loading():
     assert moments["exp_avg"].dtype == torch.float32 and second.dtype == torch.bfloat16
     assert torch.equal(moments["exp_avg_sq"], saved.inner.state[first]["exp_avg_sq"])
     assert np.isclose(moments["exp_avg"][3].item(), 0.1 * torch.tensor(1 / 3).bfloat16().item(), rtol=1e-6)
+
+
+@pytest.mark.parametrize("fused", [True, False])
+@pytest.mark.parametrize("most", [0.5, 1e3])
+def test_a_clipped_step_is_torchs_and_a_bad_one_is_none(fused, most):
+    rng = torch.Generator().manual_seed(0)
+    start, gradients = ([torch.randn(shape, generator=rng) for shape in ((9, 7), (30,))] for _ in range(2))
+
+    def made() -> tuple[list[Parameter], torch.optim.Optimizer]:
+        weights = [Parameter(tensor.clone()) for tensor in start]
+        for weight, gradient in zip(weights, gradients, strict=True):
+            weight.grad = gradient.clone()
+        return weights, torch.optim.AdamW(weights, lr=0.1, fused=fused)
+
+    (expected, torchs), (found, ours) = made(), made()
+    torch.nn.utils.clip_grad_norm_(expected, most)
+    torchs.step()
+    norm = torch.nn.utils.get_total_norm(gradients)
+    clipped_step(ours, found, norm, most, torch.tensor(1.0))
+    assert all(map(torch.equal, found, start))
+
+    for weight, gradient in zip(found, gradients, strict=True):
+        weight.grad = gradient.clone()
+    clipped_step(ours, found, norm, most, torch.tensor(0.0))
+
+    torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-7)
+    for weight, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(ours.state[weight], torchs.state[other], rtol=1e-5, atol=1e-9)
 
 
 def test_a_missing_bitsandbytes_is_one_line(monkeypatch):

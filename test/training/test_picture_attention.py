@@ -78,7 +78,7 @@ def normal(*shape: int) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(sum(shape)))
 
 
-def plain_attend(q: Tensor, kv: Tensor, heads: int, form: Norm) -> Tensor:
+def plain_attend(q: Tensor, kv: Tensor, _bias: None, heads: int, form: Norm) -> Tensor:
     """By the library."""
     q, k, v = (x.unflatten(-1, (heads, -1)).transpose(1, 2) for x in (q, *kv.chunk(2, -1)))
     return F.scaled_dot_product_attention(q, RmsNorm(q.shape[-1], form)(k), v).transpose(1, 2).flatten(2)
@@ -121,7 +121,7 @@ def test_answers_and_gradients_are_those_of_the_library(form, rows, keys, heads,
     found, expected = [], []
     for attention, device, all_of_it in ((attend, DEVICE, found), (plain_attend, "cpu", expected)):
         inputs = [x.to(device).requires_grad_() for x in (q, kv)]
-        answer = attention(*inputs, heads, form)
+        answer = attention(*inputs, None, heads, form)
         all_of_it += [answer.detach(), *torch.autograd.grad(answer, inputs, given.to(device))]
 
     assert max(map(error, found, expected)) < 1e-5
