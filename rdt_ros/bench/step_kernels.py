@@ -25,22 +25,20 @@ ROUNDS = 20
 COPIES = 16  # of weights or keys, so that none is in the cache when its turn comes
 SPLITS = (1, 2, 4, 8)
 US_PER_MS = 1e3
-TIMED = (("max_autotune_pointwise", True),)  # the compiler times several shapes of each small kernel
 SOLVER_CHOICES: dict[str, dict[str, Any]] = {
     "as it is": {},
     "not compiled": {"compiled": False},
     "one library call a product": {"splits": 1},
     "4 splits": {"splits": 4},
     "GELU behind the product": {"gelu_inside": False},
-    "small kernels timed": {"inductor": TIMED},
-    "norms compiled": {"norms": "library"},
+    "kernels between by the compiler": {"between": "library"},
     "the library's attention": {"attention": "library"},
     "the library's, as torch chooses": {"attention": "library", "picture_attention": "auto"},
     "keys and values first": {"overlap": False},
 }
 TOWER_CHOICES: dict[str, dict[str, Any]] = {
     **{f"attention {kernel}": {"tower_attention": kernel} for kernel in ("auto", "flash", "cudnn")},
-    "norms compiled": {"norms": "library"},
+    "kernels between by the compiler": {"between": "library"},
     "not compiled": {"compiled": False},
 }
 

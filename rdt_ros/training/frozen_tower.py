@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from rdt_ros.model.fast.kernels import Kernels, add_layer_norm, own_layer_norm
+from rdt_ros.model.fast.kernels import Kernels, add_layer_norm, own_kernels
 from rdt_ros.model.fast.stage import compile_cache
 from rdt_ros.model.fast.tower import FastTower
 from rdt_ros.model.vision import SiglipEncoder
@@ -31,7 +31,7 @@ class _Kernels(Kernels):
 
     def __init__(self, device: torch.device) -> None:
         if device.type == "cuda":
-            self.add_layer_norm = own_layer_norm()
+            self.add_layer_norm = own_kernels().add_layer_norm
         else:
             compile_cache()
             self.add_layer_norm = torch.compile(add_layer_norm, dynamic=False)

@@ -18,6 +18,7 @@ from rdt_ros.model.fast.solver import FastSolver
 from rdt_ros.model.fast.stage import FastOptions, Recorder
 from rdt_ros.model.fast.tower import FastTower
 from rdt_ros.model.network import RdtNetwork
+from rdt_ros.model.sampler import Prefix
 from rdt_ros.model.vision import SiglipEncoder
 
 CUDA = torch.cuda.is_available()
@@ -27,7 +28,7 @@ DTYPE = torch.bfloat16 if CUDA else torch.float32
 TOLERANCE = 2e-2 if CUDA else 1e-5  # relative
 runs_here = pytest.mark.skipif(not (CUDA or INTERPRETED), reason="needs a GPU or Triton's interpreter")
 if CUDA or INTERPRETED:
-    from rdt_ros.model.fast import attention, norm
+    from rdt_ros.model.fast import attention, fused
 
 
 @pytest.mark.skipif(CUDA or INTERPRETED, reason="the tests below run as they are")
@@ -96,7 +97,7 @@ def test_residual_and_layer_norm_are_those_of_the_library(rows: int, width: int,
     x, y = normal(rows, width, dtype=dtype) + 3, normal(width, rows, dtype=dtype).T.contiguous()
     given = x, y, normal(width, dtype=dtype) + 1, normal(width + 1, dtype=dtype)[1:], 1e-6
 
-    found = norm.add_layer_norm(*given)
+    found = fused.add_layer_norm(*given)
 
     for answer, expected in zip(found, kernels.add_layer_norm(*given), strict=True):
         assert answer.dtype == dtype
@@ -112,11 +113,64 @@ def test_residual_and_norm_are_those_of_the_library(
     x, bias, weight = normal(rows, width, dtype=dtype) + 1, normal(width, dtype=dtype), normal(width, dtype=dtype) + 1
     given = x, normal(parts, rows, width, dtype=torch.float32), bias, weight, form
 
-    found = norm.add_norm(*given)
+    found = fused.add_norm(*given)
 
     for answer, expected in zip(found, kernels.add_norm(*given), strict=True):
         assert answer.dtype == dtype
         torch.testing.assert_close(answer, expected)
+
+
+def check_all(name: str, *given: object) -> None:
+    """A kernel's answers are those of the function of `kernels`, within a rounding."""
+    answers, expected = (getattr(module, name)(*given) for module in (fused, kernels))
+    if isinstance(answers, torch.Tensor):
+        answers, expected = (answers,), (expected,)
+    for answer, other in zip(answers, expected, strict=True):
+        assert answer.dtype == other.dtype
+        torch.testing.assert_close(answer, other)
+
+
+@runs_here
+@pytest.mark.parametrize("form", ["variance", "mean_square"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_first_norm_of_a_chunk_is_that_of_the_library(dtype: torch.dtype, form: kernels.Norm):
+    rows = [normal(count, 33, dtype=dtype) for count in (2, 7)]
+    given = rows[0], normal(3, 5, 33, dtype=torch.float32), normal(33, dtype=dtype), rows[1], normal(33, dtype=dtype)
+    check_all("embed", *given, form)
+
+
+@runs_here
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_bias_and_gelu_are_those_of_the_library(dtype: torch.dtype):
+    check_all("activated", 3 * normal(2, 67, 33, dtype=torch.float32), normal(33, dtype=dtype))
+
+
+@runs_here
+@pytest.mark.parametrize("form", ["variance", "mean_square"])
+@pytest.mark.parametrize("heads, head", [(2, 16), (3, 5)])
+def test_the_norm_of_keys_is_that_of_the_library(heads: int, head: int, form: kernels.Norm):
+    found, expected = (normal(9, 2 * heads * head).unflatten(-1, (2, heads, head)) for _ in range(2))
+    weight = normal(head) + 1
+    fused.normalise_keys(found[:, 0], weight, form)
+    kernels.normalise_keys(expected[:, 0], weight, form)
+    check(found, expected)  # the values beside them too
+
+
+@runs_here
+def test_the_adaptors_input_is_that_of_the_library():
+    check_all("adaptor_input", normal(1, 33), normal(7, 33, dtype=torch.float32), normal(33))
+
+
+@runs_here
+@pytest.mark.parametrize("count", [0, 3])
+def test_a_solver_step_is_that_of_the_library(count: int):
+    slots = torch.tensor([1.0, 1, 1, 1, 0, 0])
+    fading = slots * torch.tensor([1.0, 0, 1, 1, 1, 1])
+    prefix = Prefix.of([normal(count, 6, dtype=torch.float32).cpu()], slots, fading, 100)
+    x, before = (normal(100, 6, dtype=torch.float32) * scale for scale in (1, 2))
+    given = x, normal(2, 100, 6, dtype=torch.float32), normal(6, dtype=torch.float32), before
+    committed = tuple(tensor[0].to(DEVICE) for tensor in (prefix.rows, prefix.weights, prefix.source))
+    check_all("advance", *given, committed, torch.tensor([0.3, 0.6, 0.2], device=DEVICE))
 
 
 @runs_here
@@ -125,10 +179,10 @@ def test_tokens_are_those_of_the_plain_encoder():
         torch.manual_seed(0)
         encoder = SiglipEncoder.random("tiny").to(DEVICE, DTYPE)
     images = normal(2, 3, encoder.image_size, encoder.image_size)
-    chosen = kernels.Kernels(Recorder(DEVICE, FastOptions(compiled=False, norms="own")))
+    chosen = kernels.Kernels(Recorder(DEVICE, FastOptions(compiled=False, between="own")))
     with torch.inference_mode():
         expected = encoder.tokens(images).clone()
-        assert chosen.add_layer_norm is norm.add_layer_norm
+        assert chosen.add_layer_norm is fused.add_layer_norm
         check(FastTower(encoder, chosen).tokens(images), expected)
 
 
@@ -141,7 +195,7 @@ def test_a_chunk_is_that_of_the_library():
     network = network.to(DTYPE).requires_grad_(False)
     chunks = []
     for choice in ("library", "own"):
-        recorder = Recorder(DEVICE, FastOptions(compiled=False, attention=choice, norms=choice))
+        recorder = Recorder(DEVICE, FastOptions(compiled=False, attention=choice, between=choice))
         with torch.inference_mode():
             solver = FastSolver(network, 25.0, torch.float32, recorder, kernels.Kernels(recorder))
             solver.picture_tokens.copy_(normal(*solver.picture_tokens.shape))

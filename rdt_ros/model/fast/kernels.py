@@ -1,4 +1,4 @@
-"""What happens between two matrix products, each function one kernel when compiled, and the products themselves.
+"""What happens between two matrix products, each function one kernel (`fused.py` or compiled), and the products.
 
 Everything in between is float32, rounded once at the end; M is the number of tokens, S of the parts of a product.
 """
@@ -6,7 +6,6 @@ Everything in between is float32, rounded once at the end; M is the number of to
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -16,7 +15,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from rdt_ros.model.config import Norm
-from rdt_ros.model.fast.stage import Recorder
+from rdt_ros.model.fast.stage import Function, Recorder
 from rdt_ros.model.network import NORM_EPSILON
 
 ATTENTION = {
@@ -140,24 +139,24 @@ class Kernels:
     """The functions above as a recorder runs them."""
 
     def __init__(self, recorder: Recorder) -> None:
-        own_norms = recorder.own(recorder.options.norms)
-        self.activated = recorder.compiled(activated)
-        self.add_norm = _own_norms().add_norm if own_norms else recorder.compiled(add_norm)
-        self.embed = recorder.compiled(embed)
-        self.self_heads = recorder.compiled(self_heads)
-        self.queries = recorder.compiled(queries)
-        self.normalise_keys = recorder.compiled(normalise_keys)
-        self.add_layer_norm = own_layer_norm() if own_norms else recorder.compiled(add_layer_norm)
-        self.adaptor_input = recorder.compiled(adaptor_input)
-        self.advance = recorder.compiled(advance)
+        own = own_kernels() if recorder.own(recorder.options.between) else None
+
+        def chosen(function: Function) -> Function:
+            return getattr(own, function.__name__, None) or recorder.compiled(function)
+
+        self.activated = chosen(activated)
+        self.add_norm = chosen(add_norm)
+        self.embed = chosen(embed)
+        self.self_heads = chosen(self_heads)
+        self.queries = chosen(queries)
+        self.normalise_keys = chosen(normalise_keys)
+        self.add_layer_norm = chosen(add_layer_norm)
+        self.adaptor_input = chosen(adaptor_input)
+        self.advance = chosen(advance)
 
 
-def own_layer_norm() -> Callable[[Tensor, Tensor, Tensor, Tensor, float], tuple[Tensor, Tensor]]:
-    """`add_layer_norm` as a kernel of our own."""
-    return _own_norms().add_layer_norm
+def own_kernels() -> Any:
+    """The module of those that we have kernels of our own for."""
+    from rdt_ros.model.fast import fused  # needs Triton, which comes with torch for CUDA
 
-
-def _own_norms() -> Any:
-    from rdt_ros.model.fast import norm  # needs Triton, which comes with torch for CUDA
-
-    return norm
+    return fused

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
+import functools
 import os
 import shutil
 from collections.abc import Callable
@@ -26,11 +26,10 @@ class FastOptions:
     """Choices between ways to the same answer; the defaults are those measured fastest (docs/speed.md)."""
 
     compiled: bool = True  # the operations between two matrix products become one kernel
-    inductor: tuple[tuple[str, Any], ...] = ()  # settings of its compiler, on CUDA
     splits: int = 2  # parts of the inner axis that a small matrix product is cut into, so that all processors read
     attention: str = "auto"  # "own" (attention.py), "library"; "auto": own where compiled on CUDA
     stretches: int = 4  # of the pictures' keys, for our own
-    norms: str = "auto"  # residual and norm of both networks: "own" (norm.py), "library", "auto" as above
+    between: str = "auto"  # kernels between products: "own" (fused.py), "library" (torch's compiler), "auto" as above
     gelu_inside: bool = True  # the library applies the blocks' GELU to a product before it writes it, uncut
     picture_attention: str = "flash"  # the library's kernel of attention to pictures; "auto" is torch's own choice
     tower_attention: str = "auto"  # kernel of SigLIP's attention
@@ -104,15 +103,20 @@ class Recorder:
         self._pool = torch.cuda.graph_pool_handle() if cuda else None
         # Before all that runs beside it: what a stage forks off fills the gaps.
         self._stream = torch.cuda.Stream(device, priority=-1) if cuda else None
-        if options.compiled:
-            compile_cache()
 
     def compiled(self, function: Function) -> Function:
-        """The function as one kernel for each set of shapes, or itself where nothing is compiled."""
+        """The function as one kernel for each set of shapes, from its first call on; itself if nothing is compiled."""
         if not self.options.compiled:
             return function
-        settings = dict(self.options.inductor) if self.device.type == "cuda" else {}
-        return torch.compile(function, dynamic=False, fullgraph=True, options=settings)  # type: ignore[return-value]
+        made: list[Callable[..., Any]] = []
+
+        @functools.wraps(function)
+        def call(*given: Any) -> Any:
+            if not made:
+                made.append(_compiled(function))
+            return made[0](*given)
+
+        return call  # type: ignore[return-value]
 
     def own(self, choice: str) -> bool:
         """Whether a choice of "own", "library" or "auto" is a kernel of our own: for "auto" where compiled on CUDA."""
@@ -123,18 +127,16 @@ class Recorder:
         """A stage that is ready to run fast."""
         stage = Stage(function)
         if self._stream is not None:
-            with _many_shapes(self.options.compiled):
-                stage.record(self._pool, self._stream)
+            stage.record(self._pool, self._stream)
         elif self.options.compiled:
-            with _many_shapes(True):
-                function()
+            function()
         return stage
 
 
-def _many_shapes(compiled: bool) -> Any:
-    """Lets torch.compile make a kernel for more shapes than it takes for a mistake."""
-    if not compiled:
-        return contextlib.nullcontext()
-    import torch._dynamo  # slow to import, and not needed where nothing is compiled
+def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+    import torch._dynamo  # takes seconds
 
-    return torch._dynamo.config.patch(recompile_limit=SHAPES_COMPILED)
+    compile_cache()
+    config: Any = torch._dynamo.config
+    config.recompile_limit = max(config.recompile_limit, SHAPES_COMPILED)  # it would take many for a mistake
+    return torch.compile(function, dynamic=False, fullgraph=True)
