@@ -19,7 +19,6 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-import transformers
 from PIL import Image
 from torch import Tensor
 
@@ -182,7 +181,9 @@ def save_vision(size: str, folder: Path, seed: int) -> Path:
         encoder = SiglipEncoder.random(size)
     encoder.tower.to(BF16).save(folder)
     side = encoder.image_size
-    transformers.SiglipImageProcessorPil(size={"height": side, "width": side}).save_pretrained(folder)
+    from transformers import SiglipImageProcessorPil  # a second at every start of `rdt bench step`'s own processes
+
+    SiglipImageProcessorPil(size={"height": side, "width": side}).save_pretrained(folder)
     return folder
 
 
