@@ -220,6 +220,14 @@ class RdtTransformer(nn.Module):
         return self.final_layer(x, action_dtype)[:, -self.config.horizon :]
 
 
+class Placed(nn.Module):
+    """Tokens with their positions added: a module, so that training can compile this pass over all of a batch."""
+
+    def forward(self, x: Tensor, positions: Tensor) -> Tensor:
+        """(B, N, D), (1, N, D) -> (B, N, D) in the tokens' type, also where autocast leaves the positions float32."""
+        return (x + positions).to(x.dtype)
+
+
 class RdtNetwork(nn.Module):
     """The whole network: adaptors from each input's width to the hidden size, and the transformer."""
 
@@ -229,6 +237,7 @@ class RdtNetwork(nn.Module):
         self.model = RdtTransformer(config)
         self.lang_adaptor = _adaptor(config.lang_token_dim, config.hidden_size, config.lang_adaptor_depth)
         self.img_adaptor = _adaptor(config.img_token_dim, config.hidden_size, config.img_adaptor_depth)
+        self.placed = Placed()
         # A state or an action, each with its mask behind it.
         self.state_adaptor = _adaptor(2 * config.action_dim, config.hidden_size, config.state_adaptor_depth)
 
@@ -243,9 +252,9 @@ class RdtNetwork(nn.Module):
         """Language (B, L, ·) and its mask (B, L), pictures (B, P, ·), slots (B, 1, A), rate (B,) -> Conditions."""
         model, length = self.model, lang_tokens.shape[1]
         return Conditions(
-            lang=self.lang_adaptor(lang_tokens.to(self.dtype)) + model.lang_cond_pos_embed[:, :length],
+            lang=self.placed(self.lang_adaptor(lang_tokens.to(self.dtype)), model.lang_cond_pos_embed[:, :length]),
             lang_mask=lang_mask,
-            img=self.img_adaptor(img_tokens.to(self.dtype)) + model.img_cond_pos_embed,
+            img=self.placed(self.img_adaptor(img_tokens.to(self.dtype)), model.img_cond_pos_embed),
             action_mask=action_mask.to(self.dtype),
             ctrl_freq_hz=ctrl_freq_hz,
         )

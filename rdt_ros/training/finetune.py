@@ -201,8 +201,8 @@ class FineTuning:
                 from rdt_ros.training import picture_attention  # Triton comes with torch for CUDA only
 
                 picture_attention.install(self.network)
-            for block in self.network.model.blocks:
-                block.compile()
+            for part in (self.network.placed, *self.network.model.blocks):
+                part.compile()
         self.trained = {name: parameter for name, parameter in parameters.items() if parameter.requires_grad}
         if not self.trained:
             raise InputError("freeze: expected some weights that are trained, found none")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -87,19 +86,13 @@ class Objective(nn.Module):
 
     def _conditions(self, batch: Batch) -> Conditions:
         tokens = self._tokens(batch)
-        conditions = self.network.encode_conditions(
+        return self.network.encode_conditions(
             batch.tokens,
             batch.token_mask,
             tokens.unflatten(0, (len(batch), -1)).flatten(1, 2),
             batch.mask,
             batch.rates_hz,
         )
-        # Positions in float32 make float32 of what autocast computed: back to its type once, not in every block.
-        kind = batch.states.device.type
-        if not torch.is_autocast_enabled(kind):
-            return conditions
-        dtype = torch.get_autocast_dtype(kind)
-        return dataclasses.replace(conditions, lang=conditions.lang.to(dtype), img=conditions.img.to(dtype))
 
     def _tokens(self, batch: Batch) -> Tensor:
         """(B * 6, patches, width)."""
