@@ -43,10 +43,10 @@ def headlines(runs: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def shares(run: Mapping[str, Any]) -> list[str]:
-    """Where the time of a step with six new pictures goes; the rest is the host and what waits for it."""
+    """Where the time of a step with six new pictures goes; the rest is the host, less what of the parts overlaps."""
     whole_ms, parts = run["step_all_new_ms_p50"], run["parts_ms"] or {}
     found = {name: parts[name] for name in ALL_NEW_PARTS if name in parts}
-    found["host and waiting"] = whole_ms - sum(found.values())
+    found["host, less what runs beside the decoding"] = whole_ms - sum(found.values())
     rows = [["part", "ms", "share"]]
     return _table(rows + [[name, _shown(ms), f"{ms / whole_ms:.0%}"] for name, ms in found.items()])
 
