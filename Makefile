@@ -47,6 +47,10 @@ $(VENV)/.ready: requirements.txt constraints.txt
 	@echo "installing wheels into $(VENV) (once)"
 	@rm -rf $(VENV) && $(PYTHON) -m venv $(VENV)
 	@$(VENV)/bin/pip install -q --disable-pip-version-check -r requirements.txt -c constraints.txt
+	@# torch for CUDA brings its own Triton, torch for the CPU none: the tests run our kernels through its interpreter
+	@$(VENV)/bin/python -c "import triton" 2> /dev/null || \
+	  $(VENV)/bin/pip install -q --disable-pip-version-check --no-deps triton==3.8.0 || \
+	  echo "no Triton for this machine: the tests of its kernels are skipped"
 	@# without their dependencies: of gym-aloha only the model is used; the reference RDT is what the tests compare with
 	@$(VENV)/bin/pip install -q --disable-pip-version-check --no-deps gym-aloha==0.1.5 dora-rdt-1b==0.3.13 timm==1.0.3
 	@sed -i -E '/INTERFACE_INCLUDE_DIRECTORIES/s#/opt/python/[^";]*;?##g' $(VENV)/share/*/cmake/*__rosidl_generator_pyExport.cmake
