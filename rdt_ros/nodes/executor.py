@@ -28,6 +28,7 @@ from rdt_ros.control.states import State
 from rdt_ros.errors import InputError
 from rdt_ros.nodes import messages
 from rdt_ros.nodes.diagnostics import diagnostic_array
+from rdt_ros.nodes.ownership import other_publisher
 from rdt_ros.nodes.parameters import load
 from rdt_ros.nodes.process import run_node
 from rdt_ros.nodes.realtime import calm_interpreter, fine_timers, schedule
@@ -311,17 +312,10 @@ class ExecutorNode(Node):
 
     def _others(self) -> str:
         """Who else publishes on a command topic, empty for nobody."""
-        own = (self.get_name(), self.get_namespace())
         publishers = [publisher for _, publisher in self._commands]
         for topic in [p.topic_name for p in (*publishers, self._base_commands) if p is not None]:
-            if self.count_publishers(topic) == 1:
-                continue
-            found = [(info.node_name, info.node_namespace) for info in self.get_publishers_info_by_topic(topic)]
-            others = [name for name, space in found if (name, space) != own]
-            if found.count(own) > 1:
-                others.append(f"another {self.get_name()}")
-            if others:
-                return f"{topic} is also published by {others[0]}"
+            if other := other_publisher(self, topic):
+                return f"{topic} is also published by {other}"
         return ""
 
 

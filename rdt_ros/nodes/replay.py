@@ -24,7 +24,7 @@ from rdt_ros.episodes.playback import DueTicks, Event, Playback
 from rdt_ros.errors import InputError
 from rdt_ros.nodes import messages
 from rdt_ros.nodes.diagnostics import diagnostic_array
-from rdt_ros.nodes.ownership import refuse_published
+from rdt_ros.nodes.ownership import refuse_others, refuse_published
 from rdt_ros.nodes.parameters import load
 from rdt_ros.nodes.process import run_node
 from rdt_ros.options import option
@@ -78,7 +78,8 @@ class ReplayNode(Node):
         self._robot = load_robot(self._config.robot)
         self._groups = {group.name: group for group in self._robot.groups}
         self._playback = Playback(self._config.source, self._robot)
-        refuse_published(self, (*self._playback.topics, "/clock"))
+        self._topics = (*self._playback.topics, "/clock")
+        refuse_published(self, self._topics)
         self._senders: dict[str, Publisher] = {
             topic: self.create_publisher(TYPES[kind], topic, DEPTH) for topic, kind in self._playback.topics.items()
         }
@@ -135,6 +136,7 @@ class ReplayNode(Node):
     def _play(self) -> None:
         """Sends what is due and sets the timer to the next."""
         if not self._sent:
+            refuse_others(self, self._topics)
             self._started_s = time.monotonic()
         if self._next is None:
             self._end()
@@ -202,7 +204,8 @@ class ReplayNode(Node):
         raise SystemExit(0)
 
     def _watch(self) -> None:
-        """Once a second: diagnostics, and the end of patience."""
+        """Once a second: other publishers, the end of patience, diagnostics."""
+        refuse_others(self, self._topics)
         waited_s = time.monotonic() - self._asked_s if self._unanswered else 0.0
         if waited_s > self._config.answer_wait_s:
             tick_s = min(self._unanswered) / NS_PER_S

@@ -25,7 +25,7 @@ from rdt_ros.errors import InputError
 from rdt_ros.evaluation.episode_clock import episode_start_ns
 from rdt_ros.nodes import messages
 from rdt_ros.nodes.diagnostics import diagnostic_array
-from rdt_ros.nodes.ownership import refuse_published
+from rdt_ros.nodes.ownership import refuse_others, refuse_published
 from rdt_ros.nodes.parameters import load
 from rdt_ros.nodes.process import run_node
 from rdt_ros.nodes.qos import LATCHED
@@ -246,7 +246,8 @@ class SimNode(Node):
         self._said_waiting = False
 
     def _watch(self) -> None:
-        """Once a second: diagnostics; in lock-step the present tick again, for those who joined late."""
+        """Once a second: other publishers, diagnostics; in lock-step the present tick again, for who joined late."""
+        refuse_others(self, self._topics())
         values = self._diagnose()
         level, text = DiagnosticStatus.OK, "lock-step" if self._config.lockstep else "real time"
         waited_s = time.monotonic() - self._waiting_since_s if self._config.lockstep else 0.0

@@ -226,9 +226,14 @@ def test_lock_step_without_an_answer_ends_with_the_tick(start, listener, episode
     assert "replay: expected an ActionChunk for tick 4.040 s, none within" in process.stderr.read()
 
 
-def test_a_topic_with_a_publisher_is_refused(start, listener, episode):
-    listener.node.create_publisher(JointState, "puppet/joint_left", 10)
-    process = start(source=str(episode))
+@pytest.mark.parametrize("late", [False, True])
+def test_a_topic_with_another_publisher_ends_it(start, listener, episode, late):
+    if not late:
+        listener.node.create_publisher(JointState, "puppet/joint_left", 10)
+    process = start(source=str(episode), loop=True)
+    if late:  # as one that discovery has missed
+        listener.wait(lambda: listener.heard["/clock"])
+        listener.node.create_publisher(JointState, "puppet/joint_left", 10)
     listener.wait(lambda: process.poll() is not None)
     assert process.returncode == 2
     errors = process.stderr.read().strip()

@@ -290,7 +290,7 @@ def test_a_second_simulator_refuses_to_start(lockstep):
         env=environment(DOMAIN),
     )
     assert result.returncode == 2
-    assert "is published by sim already" in result.stderr.splitlines()[-1]
+    assert "is published by another sim already" in result.stderr.splitlines()[-1]
     assert "Traceback" not in result.stderr
 
 
