@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -34,10 +33,11 @@ from rdt_ros.training.ema import Ema
 from rdt_ros.training.features import Features
 from rdt_ros.training.frozen_tower import FrozenTower
 from rdt_ros.training.interrupt import Interrupt
-from rdt_ros.training.journal import Journal, trackers
-from rdt_ros.training.loader import Batch, Mixture, Order, batches
+from rdt_ros.training.journal import Journal, LossMeans, trackers
+from rdt_ros.training.loader import Mixture, Order, batches
 from rdt_ros.training.loss import Noise, Objective
 from rdt_ros.training.optimizer import SplitWeights, clipped_step, learning_rate, make_optimizer
+from rdt_ros.training.passes import Passes
 from rdt_ros.training.recipe import Recipe
 from rdt_ros.training.run_folder import RunFolder
 from rdt_ros.training.sampling_error import Curves, Errors, SamplingErrors, curves, draw_curves
@@ -278,8 +278,9 @@ class FineTuning:
         order = Order(recipe.batch_size, self.samples, count, rank, world)
         noises = Noise.stream(recipe.loader.seed, order, self.network)
         loaded = zip(batches(self._mixture, order, recipe.loader), noises, strict=True)
+        passes = Passes(loaded, self._slot_weights, self.device)
         self.model.train()
-        while passes := list(islice(loaded, recipe.accumulation)):
+        while self.done < recipe.steps:
             rate = learning_rate(self.done, recipe.steps, recipe.optimizer)
             loss, norm = self._step(passes, rate, losses)
             journal.step(loss)
@@ -298,18 +299,22 @@ class FineTuning:
                 return False
         return True
 
-    def _step(self, passes: Sequence[tuple[Batch, Noise]], rate: float, losses: LossMeans) -> tuple[float, float]:
+    def _step(self, passes: Passes, rate: float, losses: LossMeans) -> tuple[float, float]:
         """One step of the optimizer; the mean loss of this process and the gradient's length before clipping."""
-        found = []
-        for i, (batch, noise) in enumerate(passes):
-            batch = batch.to(self.device)
-            noise = noise.to(self.device)
-            weights = torch.stack([self._slot_weights[name] for name in batch.datasets]).to(self.device)
-            waiting = self.accelerator.no_sync(self.model) if i + 1 < len(passes) else contextlib.nullcontext()
+        count = self.recipe.accumulation
+        found: list[Tensor] = []
+        datasets: list[str] = []
+        where: list[str] = []
+        for i in range(count):
+            one = next(passes)
+            waiting = self.accelerator.no_sync(self.model) if i + 1 < count else contextlib.nullcontext()
             with waiting:
-                loss = self.model(batch, noise, weights)
-                self.accelerator.backward(loss.mean() / len(passes))
+                loss = self.model(one.batch, one.noise, one.weights)
+                self.accelerator.backward(loss.mean() / count)
             found.append(loss.detach())
+            datasets += one.batch.datasets
+            where += one.batch.where
+            passes.send()
         trained = list(self.trained.values())
         norm = torch.nn.utils.get_total_norm([p.grad for p in trained if p.grad is not None])
         told = torch.cat([*found, norm.float().reshape(1)])
@@ -319,9 +324,8 @@ class FineTuning:
         bad = (~told.isfinite().all()).float()
         clipped_step(self.optimizer, trained, norm, self.recipe.optimizer.max_grad_norm or math.inf, bad)
         *values, length = read()
-        seen = [(name, where) for batch, _ in passes for name, where in zip(batch.datasets, batch.where, strict=True)]
-        self._check_finite(values, length, [where for _, where in seen])
-        losses.add([name for name, _ in seen], values)
+        self._check_finite(values, length, where)
+        losses.add(datasets, values)
         self.optimizer.zero_grad(set_to_none=True)
         self.done += 1
         self.samples += self.samples_a_step
@@ -452,30 +456,6 @@ class FineTuning:
             instructions=self.data.instructions,
             vision=self.vision_weights(),
         )
-
-
-class LossMeans:
-    """Losses of the steps since the last figures, by data set."""
-
-    def __init__(self, names: Iterable[str]) -> None:
-        self._sums = {name: [0.0, 0.0] for name in names}
-
-    def add(self, datasets: Sequence[str], losses: Sequence[float]) -> None:
-        """One loss a sample."""
-        for name, loss in zip(datasets, losses, strict=True):
-            self._sums[name][0] += loss
-            self._sums[name][1] += 1
-
-    def figures(self, added_up: Callable[[Tensor], Tensor]) -> dict[str, float]:
-        """Means, of all sets and of each; starts anew."""
-        sums = added_up(torch.tensor(list(self._sums.values()), dtype=torch.float64))
-        total = sums.sum(0)
-        found = {"loss": float(total[0] / total[1])}
-        for name, (loss, count) in zip(self._sums, sums.tolist(), strict=True):
-            if count:
-                found[f"loss/{name}"] = loss / count
-            self._sums[name] = [0.0, 0.0]
-        return found
 
 
 def _read(told: Tensor) -> Callable[[], list[float]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from PIL import Image
+from torch import Tensor
 from tqdm import tqdm
 
 from rdt_ros.errors import InputError
@@ -119,6 +120,30 @@ class Journal:
             if what not in self._failed:
                 self._failed.add(what)
                 self.say(f"{what}: could not be written, training goes on without: {_line(error)}")
+
+
+class LossMeans:
+    """Losses of the steps since the last figures, by data set."""
+
+    def __init__(self, names: Iterable[str]) -> None:
+        self._sums = {name: [0.0, 0.0] for name in names}
+
+    def add(self, datasets: Sequence[str], losses: Sequence[float]) -> None:
+        """One loss a sample."""
+        for name, loss in zip(datasets, losses, strict=True):
+            self._sums[name][0] += loss
+            self._sums[name][1] += 1
+
+    def figures(self, added_up: Callable[[Tensor], Tensor]) -> dict[str, float]:
+        """Means, of all sets and of each; starts anew."""
+        sums = added_up(torch.tensor(list(self._sums.values()), dtype=torch.float64))
+        total = sums.sum(0)
+        found = {"loss": float(total[0] / total[1])}
+        for name, (loss, count) in zip(self._sums, sums.tolist(), strict=True):
+            if count:
+                found[f"loss/{name}"] = loss / count
+            self._sums[name] = [0.0, 0.0]
+        return found
 
 
 def _line(error: Exception) -> str:

@@ -53,8 +53,12 @@ class Noise:
             while ahead:
                 yield ahead.popleft().result()
 
+    def pin_memory(self) -> Noise:
+        """In page-locked memory."""
+        return Noise(self.noise.pin_memory(), self.timestep.pin_memory())
+
     def to(self, device: torch.device) -> Noise:
-        """On a device."""
+        """On a device; from page-locked memory without waiting."""
         return Noise(self.noise.to(device, non_blocking=True), self.timestep.to(device, non_blocking=True))
 
 

@@ -29,6 +29,7 @@ from rdt_ros.training.dataset import open_dataset
 from rdt_ros.training.finetune import FineTuning
 from rdt_ros.training.loader import Order, batches
 from rdt_ros.training.loss import Noise, Objective
+from rdt_ros.training.passes import Passes
 from rdt_ros.training.recipe import Recipe
 from rdt_ros.training.settings import settings, write_settings
 from rdt_ros.training.statistics import write_statistics
@@ -198,7 +199,7 @@ def test_at_learning_rate_0_weights_and_loss_stay_those_of_the_file(recipe, star
     precision = "bf16" if weights == "split" else "fp32"
     chosen = still(recipe, path, weights=weights, precision=precision)
     tuning = FineTuning(chosen, cpu=True)
-    (passes,) = [[next(batch_and_noise(tuning))]]
+    passes = passes_of(tuning, 2)
     first, _ = tuning._step(passes, 0.0, _Losses())
     second, _ = tuning._step(passes, 0.0, _Losses())
     assert first == second and first > 0
@@ -209,6 +210,11 @@ def batch_and_noise(tuning: FineTuning):
     order = Order(2, 0, 1)
     noises = Noise.stream(tuning.recipe.loader.seed, order, tuning.network)
     return zip(batches(tuning._mixture, order, tuning.recipe.loader), noises, strict=True)
+
+
+def passes_of(tuning: FineTuning, count: int) -> Passes:
+    """The first batch so many times."""
+    return Passes([next(batch_and_noise(tuning))] * count, tuning._slot_weights, tuning.device)
 
 
 class _Losses:
@@ -271,8 +277,7 @@ def test_gradients_are_clipped_as_a_whole_also_when_they_are_accumulated(recipe)
         tuning = FineTuning(recipe(name, accumulation=accumulation, optimizer={"max_grad_norm": 0.01}), cpu=True)
         tuning.optimizer = torch.optim.SGD(tuning.trained.values(), lr=1.0)
         before = {name: parameter.detach().clone() for name, parameter in tuning.trained.items()}
-        passes = [next(batch_and_noise(tuning)) for _ in range(accumulation)]
-        _, norm = tuning._step(passes, 1.0, _Losses())
+        _, norm = tuning._step(passes_of(tuning, accumulation), 1.0, _Losses())
         moved = torch.cat([(parameter - before[name]).flatten() for name, parameter in tuning.trained.items()]).norm()
         assert norm > 0.05 and moved.item() == pytest.approx(0.01, rel=1e-2)
 
