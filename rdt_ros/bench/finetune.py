@@ -3,9 +3,10 @@
 Both read textured 640x480 pictures and start from random weights; saving and evaluating are left out. Settings of a
 recipe may follow as key=value.
 
-The reference's loop is its train(), under accelerate in bf16: its weights and moments are bf16 without masters, as
-DeepSpeed, which keeps them, is left away. Its augmentation needs a library that fails on NumPy 2: it has none, ours
-has it on. It needs h5py, opencv-python-headless, and:
+The reference's loop is its train(), under accelerate in bf16. With `--zero2` it runs under DeepSpeed with its own
+configs/zero2.json, as its finetune.sh has it, which keeps float32 masters; without, its weights and moments are bf16
+and nothing else. Its augmentation needs a library that fails on NumPy 2: it has none, ours has it on. It needs h5py,
+opencv-python-headless, deepspeed==0.19.8 for `--zero2`, and:
 pip install --no-deps --target ref dora-rdt-1b==0.3.13 timm==1.0.3 diffusers==0.42.1
 """
 
@@ -16,6 +17,7 @@ import contextlib
 import gc
 import importlib
 import json
+import os
 import statistics
 import sys
 import tempfile
@@ -40,6 +42,7 @@ from rdt_ros.training.recipe import Recipe
 from rdt_ros.training.settings import read_settings
 
 GB, GIB = 1e9, 2**30
+ALONE = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29517"}
 BASE: dict[str, Any] = {
     "vision": "random",
     "language": "hashed",
@@ -128,8 +131,9 @@ def theirs(work: Path, args: argparse.Namespace) -> dict[str, Any]:
         words += [f"--train_batch_size={args.batch}", f"--max_train_steps={args.warmup + args.steps}"]
         words += [f"--config_path={work / 'base.yaml'}", f"--pretrained_vision_encoder_name_or_path={vision}"]
         words += ["--mixed_precision=bf16", f"--dataloader_num_workers={max(1, args.workers)}"]
-        words += ["--checkpointing_period=1000000", "--sample_batch_size=1", f"--output_dir={work / 'out'}"]
+        words += ["--checkpointing_period=1000000", f"--sample_batch_size={args.batch}", f"--output_dir={work / 'out'}"]
         words += ["--use_8bit_adam"] if args.optimizer == "adamw8bit" else []
+        words += [f"--deepspeed={reference.folder / 'configs' / 'zero2.json'}"] if args.zero2 else []
         times: list[float] = []
 
         class Bar:
@@ -153,7 +157,8 @@ def theirs(work: Path, args: argparse.Namespace) -> dict[str, Any]:
         _reset_peak()
         untracked = mock.patch.object(train.Accelerator, "init_trackers")
         bar = mock.patch.object(train, "tqdm", Bar)
-        with untracked, _on_cpu(train, args.cpu), bar, contextlib.suppress(_Enough), quiet():
+        alone = mock.patch.dict(os.environ, ALONE if args.zero2 else {})
+        with untracked, _on_cpu(train, args.cpu), bar, alone, contextlib.suppress(_Enough), quiet():
             train.train(main.parse_args(words), get_logger("reference"))
     AcceleratorState._reset_state(reset_partial_state=True)
     return {
@@ -199,8 +204,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--warmup", type=int, default=6, help="steps before; default: %(default)s")
     parser.add_argument("--workers", type=int, default=12, help="default: %(default)s")
     parser.add_argument("--no-reference", action="store_true", help="leave the reference away")
+    parser.add_argument("--zero2", action="store_true", help="the reference under DeepSpeed, as its own script runs it")
     parser.add_argument("--cpu", action="store_true", help="leave a GPU alone")
     args = parser.parse_intermixed_args(argv)
+    if args.zero2 and args.cpu:
+        parser.error("--zero2: expected a GPU, found --cpu")
     if args.cap_gib is not None:
         total = torch.cuda.get_device_properties(0).total_memory
         torch.cuda.set_per_process_memory_fraction(min(1.0, args.cap_gib * GIB / total))
