@@ -58,7 +58,7 @@ def test_a_tiny_network_repeats_four_demonstrations(tmp_path):
     for seed in range(4):
         record(tmp_path / "set" / f"e{seed}.hdf5", seed)
     given = [f"datasets.0.path={tmp_path / 'set'}", f"output={tmp_path / 'run'}", "logging.tracker=none"]
-    given += ["sample.min_steps=48", "sample.condition_dropout=0", "sample.state_noise_snr_db=0"]
+    given += ["sample.min_steps=48"]
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
