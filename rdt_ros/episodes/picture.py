@@ -61,6 +61,13 @@ def draw_episode(episode: EpisodeReader, path: Path) -> None:
     figure.savefig(path, format="png")
 
 
+def widen(axis: Any) -> None:
+    """A joint's axis spans some degrees at least: one that stands, or is met to a hair, shall look like it."""
+    low, high = axis.get_ylim()
+    if high - low < SMALLEST_SPAN:
+        axis.set_ylim((low + high - SMALLEST_SPAN) / 2, (low + high + SMALLEST_SPAN) / 2)
+
+
 def _moments(episode: EpisodeReader) -> list[int]:
     return np.linspace(0, len(episode) - 1, min(MOMENTS, len(episode))).round().astype(int).tolist()
 
@@ -139,9 +146,7 @@ def _joint_panels(episode: EpisodeReader) -> list[_Panel | None]:
             labels = ("commanded", "measured") if joint == 0 else (None, None)  # one legend is enough
             axis.plot(in_force, episode.actions[:, joint], color="tab:orange", label=labels[0])
             axis.plot(seconds, measured[:, joint], color="tab:blue", linewidth=1, label=labels[1])
-            low, high = axis.get_ylim()
-            if high - low < SMALLEST_SPAN:  # a joint that stands shall look like one
-                axis.set_ylim((low + high - SMALLEST_SPAN) / 2, (low + high + SMALLEST_SPAN) / 2)
+            widen(axis)
 
         return _Panel(f"{robot.joint_names[joint]}\n{'opening' if robot.is_gripper[joint] else 'rad'}", draw)
 

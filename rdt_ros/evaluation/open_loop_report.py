@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from rdt_ros.episodes.picture import widen
 from rdt_ros.episodes.reader import EpisodeReader
 from rdt_ros.errors import InputError
 from rdt_ros.policy.interface import Policy
@@ -109,6 +110,7 @@ def draw_report(report: OpenLoopReport, path: Path) -> None:
             at = (chunk.step + np.arange(len(chunk.predicted))) * period_s
             label = None if i else "predicted"
             axis.plot(at, chunk.predicted[:, joint], color="tab:blue", linewidth=0.8, alpha=0.7, label=label)
+        widen(axis)
         axis.set_ylabel(f"{robot.joint_names[joint]}\n{'opening' if robot.is_gripper[joint] else 'rad'}", fontsize=7)
         axis.tick_params(labelsize=7)
         axis.grid(alpha=0.3)

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from rdt_ros.episodes.picture import widen
 from rdt_ros.robot.description import Robot
 from rdt_ros.training.loader import Batch
 
@@ -105,6 +106,7 @@ def draw_curves(samples: Sequence[Curves], path: Path, title: str) -> None:
             axis.plot(sample.predicted[:, joint], color="tab:blue", linewidth=1, label="predicted")
             if sample.robot.is_gripper[joint]:
                 axis.set_ylim(-0.05, 1.05)
+            widen(axis)
             axis.set_ylabel(sample.robot.joint_names[joint], fontsize=6)
             axis.tick_params(labelsize=5)
             axis.grid(alpha=0.3)

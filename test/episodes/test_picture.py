@@ -11,7 +11,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from rdt_ros import jpeg
-from rdt_ros.episodes.picture import draw_episode
+from rdt_ros.episodes.picture import SMALLEST_SPAN, draw_episode
 from rdt_ros.episodes.reader import EpisodeReader
 from rdt_ros.types import Picture
 
@@ -83,6 +83,8 @@ def test_what_a_file_has_not_has_no_panel(maker, tmp_path, drawn):
         file["/observations/qpos"] = file["/action"] = np.full((20, 14), 0.03)
     draw(tmp_path / "old.hdf5", maker.robot)
     assert sorted(labels(drawn[0])) == sorted(maker.robot.joint_names)
+    # a joint that stands looks like one
+    assert all(np.ptp(axis.get_ylim()) == pytest.approx(SMALLEST_SPAN) for axis in drawn[0].axes if axis.axison)
 
 
 def test_one_step_is_enough(maker, tmp_path, drawn):
