@@ -14,29 +14,27 @@ UNKNOWN = "_NODE_NAME_UNKNOWN_"  # what ROS says while it knows a publisher but 
 
 
 def refuse_published(node: Node, topics: Iterable[str]) -> None:
-    """Waits for discovery, then `refuse_others`: before a node sends anything on these topics."""
+    """Waits for discovery, then `refuse_others`: before a node makes its own publishers of these topics."""
     time.sleep(DISCOVERY_S)
-    refuse_others(node, topics)
+    refuse_others(node, topics, own_count=0)
 
 
-def refuse_others(node: Node, topics: Iterable[str]) -> None:
-    """Raises InputError where one of the topics has a publisher that is not this node's.
+def refuse_others(node: Node, topics: Iterable[str], own_count: int = 1) -> None:
+    """Raises InputError where one of the topics has publishers beside the `own_count` of this node.
 
     Discovery promises no time: a node that asks again, before its first message and while it sends, also finds the
     publisher that was heard of late.
     """
     for topic in topics:
-        if owner := other_publisher(node, topic):
+        if owner := other_publisher(node, topic, own_count):
             raise InputError(
                 f"{node.get_name()}: {node.resolve_topic_name(topic)} is published by {owner} already; "
                 "start in another ROS_DOMAIN_ID, or stop that node"
             )
 
 
-def other_publisher(node: Node, topic: str) -> str:
+def other_publisher(node: Node, topic: str, own_count: int = 1) -> str:
     """The name of a node that publishes on the topic beside this one, empty for none."""
-    topic = node.resolve_topic_name(topic)
-    own_count = sum(publisher.topic_name == topic for publisher in node.publishers)
     if node.count_publishers(topic) <= own_count:
         return ""
     own = (node.get_name(), node.get_namespace())
