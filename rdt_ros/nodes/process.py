@@ -14,6 +14,7 @@ from rclpy.node import Node
 from rclpy.signals import SignalHandlerOptions
 
 from rdt_ros.errors import InputError
+from rdt_ros.nodes.shared_memory import remove_dead_segments
 
 try:
     from rclpy.experimental import EventsExecutor
@@ -34,6 +35,7 @@ def run_node(make: Callable[[], Node], *, many_messages: bool = False) -> None:
     """
     # rclpy's own handlers would end the context before the node can say its last words
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    remove_dead_segments()
     rclpy.init(args=sys.argv, signal_handler_options=SignalHandlerOptions.NO)
     node: Node | None = None
     code: int | str | None = 0
