@@ -16,17 +16,15 @@ AGE_S = 10.0  # a process that starts makes the file a moment before it locks it
 
 
 def remove_dead_segments(folder: Path = FOLDER) -> int:
-    """Removes the segments of processes that are no more; how many these were."""
-    dead = [lock for lock in folder.glob("*_el") if LOCK.fullmatch(lock.name) and _is_dead(lock)]
-    for lock in dead:
-        lock.with_name(lock.name.removesuffix("_el")).unlink(missing_ok=True)
-        lock.unlink(missing_ok=True)
-    return len(dead)
+    """Removes the segments of processes that are no more, but for another user's; how many these were."""
+    return sum(_removed(lock) for lock in folder.glob("*_el") if LOCK.fullmatch(lock.name))
 
 
-def _is_dead(lock: Path) -> bool:
+def _removed(lock: Path) -> bool:
     with contextlib.suppress(OSError), lock.open() as file:  # held, gone meanwhile, or another user's
         if time.time() - lock.stat().st_mtime > AGE_S:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            lock.with_name(lock.name.removesuffix("_el")).unlink(missing_ok=True)
+            lock.unlink()
             return True
     return False

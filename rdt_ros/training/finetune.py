@@ -306,7 +306,7 @@ class FineTuning:
         datasets: list[str] = []
         where: list[str] = []
         for i in range(count):
-            one = next(passes)
+            one = passes.take()
             waiting = self.accelerator.no_sync(self.model) if i + 1 < count else contextlib.nullcontext()
             with waiting:
                 loss = self.model(one.batch, one.noise, one.weights)

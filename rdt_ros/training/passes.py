@@ -27,7 +27,7 @@ class Pass:
 
 
 class Passes:
-    """Passes one after the other: `next` is what was sent; `send` the following as soon as the device has enough to do.
+    """Passes one after the other: `take` the one that was sent, `send` the next as soon as the device has enough to do.
 
     A GPU gets them on a stream of their own, out of page-locked memory: a copy from any other memory would wait for
     all that the GPU has been given before, and the GPU then for the host.
@@ -40,6 +40,7 @@ class Passes:
         self._loaded = iter(loaded)
         self._slot_weights = slot_weights
         self._device = device
+        self._coming: Pass | None = None
         self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
         self.send()
 
@@ -48,11 +49,12 @@ class Passes:
         loaded = next(self._loaded, None)
         self._coming = None if loaded is None else self._sent(*loaded)
 
-    def __next__(self) -> Pass:
-        """What was sent last."""
-        if self._coming is None:
-            raise StopIteration
-        return self._coming
+    def take(self) -> Pass:
+        """What was sent last, once; LookupError where nothing was."""
+        taken, self._coming = self._coming, None
+        if taken is None:
+            raise LookupError("no pass was sent since the last one was taken")
+        return taken
 
     def _sent(self, batch: Batch, noise: Noise) -> Pass:
         weights = torch.stack([self._slot_weights[name] for name in batch.datasets])

@@ -5,8 +5,32 @@ from __future__ import annotations
 import fcntl
 import os
 import time
+from pathlib import Path
 
 from rdt_ros.nodes.shared_memory import AGE_S, remove_dead_segments
+
+
+def make_dead(path):
+    for each in (path, path.with_name(path.name + "_el")):
+        each.write_bytes(b"x")
+        os.utime(each, (0, time.time() - AGE_S - 1))
+
+
+def test_what_another_user_left_is_left_alone(tmp_path, monkeypatch):
+    """It may be read and locked, but /dev/shm lets nobody else remove it."""
+    foreign, own = tmp_path / "fastdds_0123456789abcdef", tmp_path / "fastdds_ffffffffffffffff"
+    make_dead(foreign)
+    make_dead(own)
+    unlink = Path.unlink
+
+    def refuse(path, missing_ok=False):
+        if path.name.startswith(foreign.name):
+            raise PermissionError(1, "Operation not permitted", str(path))
+        unlink(path, missing_ok=missing_ok)
+
+    monkeypatch.setattr(Path, "unlink", refuse)
+    assert remove_dead_segments(tmp_path) == 1
+    assert {path.name for path in tmp_path.iterdir()} == {foreign.name, foreign.name + "_el"}
 
 
 def test_only_segments_that_nobody_holds_are_removed(tmp_path):

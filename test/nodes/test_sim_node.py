@@ -316,22 +316,18 @@ def test_real_time_keeps_pace_and_rates(tmp_path):
         probe = Probe(REAL_TIME_DOMAIN, raw=False)
         try:
             assert probe.wait(lambda: all(probe.received.values()), START_TIMEOUT_S), (tmp_path / "log").read_text()
-            for _ in range(5):  # other work on the machine may slow it for a while; nothing may hurry it
-                probe.wait(lambda: False, 1.0)
-                probe.forget()
-                began_s = time.monotonic()
-                probe.wait(lambda: False, 3.0)
-                passed_s = time.monotonic() - began_s
-                received = {topic: list(messages) for topic, messages in probe.received.items()}
-                clock_ns = [stamp_ns(msg.clock) for msg in received["/clock"]]
-                factor = (clock_ns[-1] - clock_ns[0]) / 1e9 / passed_s
-                assert factor < 1.05
-                if factor > 0.6:
-                    break
+            probe.wait(lambda: False, 1.0)
+            probe.forget()
+            began_s = time.monotonic()
+            probe.wait(lambda: False, 3.0)
+            passed_s = time.monotonic() - began_s
+            received = {topic: list(messages) for topic, messages in probe.received.items()}
         finally:
             probe.close()
-    assert factor > 0.6
+    clock_ns = [stamp_ns(msg.clock) for msg in received["/clock"]]
     assert (np.diff(clock_ns) > 0).all() and len(clock_ns) > 100 * passed_s * 0.6
+    factor = (clock_ns[-1] - clock_ns[0]) / 1e9 / passed_s
+    assert 0.6 < factor < 1.05  # a busy machine may slow it, nothing may hurry it
     for group in ROBOT.groups:
         stamps = [stamp_ns(msg.header.stamp) for msg in received[group.measured.topic]]
         assert set(np.diff(stamps)) == {10_000_000}

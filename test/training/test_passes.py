@@ -47,8 +47,10 @@ def test_each_is_what_was_loaded_and_the_next_is_sent_when_told(device):
     passes = Passes(loader(), WEIGHTS, torch.device(device))
     found = []
     for number in range(20):
-        one = next(passes)
-        assert next(passes) is one and loaded[-1] == number
+        one = passes.take()
+        assert loaded[-1] == number
+        with pytest.raises(LookupError):
+            passes.take()
         assert all(tensor.device.type == device for tensor in one.tensors()) and len(one.tensors()) == 13
         # computed before and after the next is on its way, which is not to touch this one
         before = one.batch.pictures.sum() + one.noise.noise.sum() + one.batch.states.sum()
@@ -58,8 +60,8 @@ def test_each_is_what_was_loaded_and_the_next_is_sent_when_told(device):
         assert (one.batch.datasets, one.batch.where) == (batch(0).datasets, batch(0).where)
     size = 12 * 96 * 96 * 3 + 2 * 64 * 128 + 2 * 128
     assert [(a.item(), b.item()) for a, b in found] == [(size * n, size * n) for n in range(20)]
-    with pytest.raises(StopIteration):
-        next(passes)
+    with pytest.raises(LookupError):
+        passes.take()
 
 
 def test_what_the_loader_refuses_is_refused_when_it_would_be_sent():
@@ -68,6 +70,6 @@ def test_what_the_loader_refuses_is_refused_when_it_would_be_sent():
         raise InputError("a.hdf5: step 3: no readable picture")
 
     passes = Passes(loader(), WEIGHTS, torch.device("cpu"))
-    assert next(passes).batch.states.mean() == 1
+    assert passes.take().batch.states.mean() == 1
     with pytest.raises(InputError, match="step 3"):
         passes.send()
