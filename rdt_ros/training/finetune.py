@@ -23,6 +23,7 @@ from tqdm import tqdm
 from rdt_ros.errors import InputError
 from rdt_ros.model import efficientnet
 from rdt_ros.model.checkpoint import Checkpoint, open_checkpoint, save_checkpoint
+from rdt_ros.model.fast.stage import compile_cache
 from rdt_ros.model.network import RdtNetwork
 from rdt_ros.model.vision import SiglipEncoder
 from rdt_ros.model.weights import load_network
@@ -48,6 +49,7 @@ LISTED = 5  # samples that a refusal names
 PARTS = ("train", "held_out")
 VISION = "vision."  # before the names of the encoder's weights
 USER_ERROR = 2  # exit code of a process whose main process has said what was wrong
+COMPILERS = ("torch._dynamo", "torch._inductor", "triton")  # modules whose errors are a compiler's
 SUPPORTED = (DistributedType.NO, DistributedType.MULTI_GPU, DistributedType.MULTI_CPU)
 
 
@@ -193,6 +195,7 @@ class FineTuning:
             parameters[name].requires_grad_(False)
         self.network.model.recompute = recipe.recompute
         if recipe.compile:
+            compile_cache()
             if isinstance(self.vision, nn.Module):
                 self.vision.compile()
             else:
@@ -265,6 +268,13 @@ class FineTuning:
                 return self._train(journal, interrupt)
         except torch.cuda.OutOfMemoryError:
             raise InputError(f"GPU out of memory at batch_size {recipe.batch_size}: {self._memory_advice()}") from None
+        except Exception as error:
+            if not (recipe.compile and type(error).__module__.startswith(COMPILERS)):
+                raise
+            found = (str(error) or type(error).__name__).splitlines()[0]
+            raise InputError(
+                f"compile: expected a compiler that works, found {found}: compile=false does without"
+            ) from error
         finally:
             # DDP goes before its process group: as its last owner it would wait for threads that want Python's lock.
             self.model = self._objective

@@ -6,7 +6,6 @@ import torch
 from torch import Tensor
 
 from rdt_ros.model.fast.kernels import Kernels, add_layer_norm, own_kernels
-from rdt_ros.model.fast.stage import compile_cache
 from rdt_ros.model.fast.tower import FastTower
 from rdt_ros.model.vision import SiglipEncoder
 
@@ -33,5 +32,4 @@ class _Kernels(Kernels):
         if device.type == "cuda":
             self.add_layer_norm = own_kernels().add_layer_norm
         else:
-            compile_cache()
             self.add_layer_norm = torch.compile(add_layer_norm, dynamic=False)

@@ -115,7 +115,7 @@ class Recipe:
         doc="split: two halves of 16 bits, of which training sees the upper one, the optimizer both: needs bf16",
     )
     recompute: bool = option(False, doc="gradient checkpointing: a third more time for much less memory")
-    compile: bool = option(False, doc="torch.compile of every block: minutes at the start, then faster")
+    compile: bool = option(False, doc="torch.compile of every block: about a minute at the start, then faster")
     freeze: tuple[str, ...] = option(
         (), doc="patterns of weights that stay, e.g. lang_adaptor.*, img_adaptor.*, *_pos_embed, model.blocks.0.*"
     )

@@ -379,6 +379,17 @@ def test_gpu_out_of_memory_says_which_settings_to_lower(recipe, monkeypatch):
     assert "adamw8bit" in str(error.value) and "split" in str(error.value) and "recompute" not in str(error.value)
 
 
+def test_a_compiler_that_fails_says_how_to_do_without(recipe):
+    from torch._inductor import config, exc
+
+    tuning = FineTuning(recipe(compile=True), cpu=True)
+    missing = pytest.raises(InputError, match=r"compile: .* found InvalidCxxCompiler: .*: compile=false does without")
+    with config.patch({"cpp.cxx": (None, "/missing"), "force_disable_caches": True}), missing as error:
+        tuning.run()
+    assert isinstance(error.value.__cause__, exc.InductorError)
+    assert tuning.done == 0
+
+
 def test_missing_embeddings_name_the_command(recipe, store, start, episodes):
     path, _ = start("torch")
     (episodes / "instructions.safetensors").unlink()
