@@ -14,7 +14,7 @@ from rclpy.node import Node
 from rclpy.signals import SignalHandlerOptions
 
 from rdt_ros.errors import InputError
-from rdt_ros.nodes.shared_memory import remove_dead_segments
+from rdt_ros.nodes.shared_memory import dead_ports_held, remove_dead_segments
 
 try:
     from rclpy.experimental import EventsExecutor
@@ -40,7 +40,8 @@ def run_node(make: Callable[[], Node], *, many_messages: bool = False) -> None:
     node: Node | None = None
     code: int | str | None = 0
     try:
-        node = make()
+        with dead_ports_held():
+            node = make()
         executor = EventsExecutor() if many_messages and EventsExecutor is not None else SingleThreadedExecutor()
         executor.add_node(node)
         # no exceptions from here on: one inside rclpy's own code would end the process with a traceback

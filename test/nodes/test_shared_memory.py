@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
+import mmap
 import os
+import subprocess
+import sys
 import time
 from pathlib import Path
 
-from rdt_ros.nodes.shared_memory import AGE_S, remove_dead_segments
+import pytest
+
+from rdt_ros.nodes.shared_memory import AGE_S, dead_ports_held, remove_dead_segments
+
+PICTURES = "/camera_f/color/image_raw"
+START_S = 20.0
 
 
 def make_dead(path):
@@ -48,3 +57,75 @@ def test_only_segments_that_nobody_holds_are_removed(tmp_path):
         assert {path.name for path in tmp_path.iterdir()} == kept
     assert remove_dead_segments(tmp_path) == 1  # its owner is gone
     assert remove_dead_segments(tmp_path / "none") == 0
+
+
+def is_held(lock):
+    with lock.open() as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
+
+
+def test_dead_ports_that_somebody_still_maps_are_held(tmp_path):
+    dead, unmapped, alive, new = locks = [tmp_path / f"fastdds_port{number}_el" for number in (1, 2, 3, 4)]
+    for lock in locks:
+        lock.touch()
+        lock.with_name(lock.name.removesuffix("_el")).write_bytes(b"port")
+    alive.with_name("fastdds_port5_el").touch()  # of a segment that is gone
+    with contextlib.ExitStack() as stack:
+        for lock in (dead, alive):
+            file = stack.enter_context(lock.with_name(lock.name.removesuffix("_el")).open("rb"))
+            stack.enter_context(mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ))
+        owner = stack.enter_context(alive.open())
+        fcntl.flock(owner, fcntl.LOCK_EX)
+        with dead_ports_held(tmp_path):
+            assert [is_held(lock) for lock in locks] == [True, False, True, False]
+            with dead_ports_held(tmp_path):  # by another node that starts
+                assert is_held(dead)
+            assert is_held(dead)
+        assert [is_held(lock) for lock in locks] == [False, False, True, False]
+    with dead_ports_held(tmp_path):
+        assert not any(map(is_held, locks))
+
+
+def ports(process):
+    """Those that a process listens to."""
+    held = set()
+    for link in Path(f"/proc/{process.pid}/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):
+            if (path := os.readlink(link)).endswith("_el") and "dds_port" in path:
+                held.add(Path(path).name)
+    return held
+
+
+@pytest.mark.ros
+def test_a_node_after_a_killed_one_takes_another_port(monkeypatch):
+    rclpy = pytest.importorskip("rclpy")
+    from rclpy.utilities import get_rmw_implementation_identifier
+    from sensor_msgs.msg import Image
+
+    if "fastrtps" not in get_rmw_implementation_identifier():
+        pytest.skip("these are ports of Fast DDS")
+    monkeypatch.setenv("ROS_DOMAIN_ID", "69")
+    monkeypatch.setenv("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
+    context = rclpy.Context()
+    context.init()
+    camera = rclpy.create_node("camera", context=context)
+    try:
+        publisher = camera.create_publisher(Image, PICTURES, 1)
+        listened = []
+        for known in (1, 2):  # the killed one is known for another 20 s
+            listener = subprocess.Popen([sys.executable, "-m", "rdt_ros.nodes", "camera_sync"])
+            end = time.monotonic() + START_S
+            while publisher.get_subscription_count() < known and time.monotonic() < end:
+                time.sleep(0.05)
+            publisher.publish(Image())
+            listened.append(ports(listener))
+            listener.kill()
+            listener.wait()
+    finally:
+        camera.destroy_node()
+        context.shutdown()
+    assert listened[0] and listened[1] and not listened[0] & listened[1]
