@@ -90,7 +90,7 @@ def run(stand: Stand, fault: Fault) -> dict[str, Any]:
     watch = stand.watch
     stand.move()
     watch.forget()
-    at_s = time.monotonic()
+    at_s, fault_s = time.monotonic(), time.time()
     fault.cause(stand)
     settled = watch.wait_for(stand.moves if fault.by_itself else lambda: _quiet(watch, at_s), SETTLE_S)
     result = {"fault": fault.name, "settled": settled, **_outcome(stand, at_s)}
@@ -99,7 +99,7 @@ def run(stand: Stand, fault: Fault) -> dict[str, Any]:
     undone_s = time.monotonic()
     fault.undo(stand)
     watch.spin(AFTERWARDS_S)
-    result |= _against_limits(stand, at_s)
+    result |= _against_limits(stand, fault_s)
     first = {_kind(said): said for said in reversed(watch.warnings) if said.at_s > at_s}
     result["complaints"] = [[_after(at_s, said.at_s), f"{said.who}: {said.text}"] for said in reversed(first.values())]
     result["state_afterwards"] = watch.state
@@ -138,11 +138,12 @@ def _outcome(stand: Stand, at_s: float) -> dict[str, Any]:
     }
 
 
-def _against_limits(stand: Stand, at_s: float) -> dict[str, float]:
-    """Largest velocity and acceleration between commands since the fault, as parts of the limits of the robot file.
+def _against_limits(stand: Stand, fault_s: float) -> dict[str, float]:
+    """Largest velocity and acceleration of commands since the fault, as parts of the limits of the robot file.
 
     Two commands in a row count as one tick apart, also where time passed between them, so that a jump after a silence
-    is seen. Only the silence after an accepted `~/enable` ends in a new start, at the measured pose.
+    is seen. Only the silence after an accepted `~/enable` ends in a new start, at the measured pose. `fault_s` is
+    system time, as the stamps of commands are: one may be sent before the fault and seen after it.
     """
     robot = stand.robot
     limit = robot.limits("acceleration")
@@ -150,8 +151,8 @@ def _against_limits(stand: Stand, at_s: float) -> dict[str, float]:
     velocity, acceleration = [0.0], [0.0]
     for group in robot.groups:
         columns = group.columns
-        for part in _parts(stand.watch.commands[group.name], stand.enabled_s):
-            after = np.array([seen.at_s > at_s for seen in part])
+        for part in _parts(stand.watch.commands[group.name], stand.enabled_s, fault_s):
+            after = np.array([seen.stamp_s > fault_s for seen in part])
             speed = np.diff([seen.position for seen in part], axis=0) / TICK_S
             change = np.diff(speed, axis=0) / TICK_S
             velocity += (np.abs(speed) / robot.limits("velocity")[columns])[after[1:]].max(axis=1).tolist()
@@ -159,12 +160,17 @@ def _against_limits(stand: Stand, at_s: float) -> dict[str, float]:
     return {"velocity_of_limit": round(max(velocity), 3), "acceleration_of_limit": round(max(acceleration), 3)}
 
 
-def _parts(commands: list[Seen], enabled_s: list[float]) -> list[list[Seen]]:
-    """The commands between two new starts, where there are three or more."""
+def _parts(commands: list[Seen], enabled_s: list[float], fault_s: float) -> list[list[Seen]]:
+    """The commands between two new starts, where there are three or more.
+
+    Arms that were enabled before the fault move when it comes, so a silence that begins with it is no new start.
+    """
     stamps_s = np.array([seen.stamp_s for seen in commands])
     gaps_s = np.diff(stamps_s, prepend=stamps_s[:1])
     starts = [0, len(commands)]
-    for low, high in pairwise([*enabled_s, np.inf]):
+    for low, high in pairwise(sorted([*enabled_s, fault_s, np.inf])):
+        if low == fault_s:
+            continue
         after = np.flatnonzero((stamps_s > low) & (stamps_s <= high) & (gaps_s > 1.5 * TICK_S))
         if len(after):
             starts.append(int(after[np.argmax(gaps_s[after])]))

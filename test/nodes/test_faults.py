@@ -103,7 +103,9 @@ def test_the_network_of_the_policy_is_cut():
     check(row)
 
 
-def judged(positions: list[float], *, pause_at: int = 0, enabled: bool = False, at_s: float = 0.0) -> list[float]:
+def judged(
+    positions: list[float], *, pause_at: int = 0, enabled_after: float | None = None, fault_after: float = 0.0
+) -> list[float]:
     """Velocity and acceleration of the first joint, as parts of their limits; one command a tick but for one pause."""
     robot = load_robot("sim_aloha")
     pose = np.array(robot.home[-1])
@@ -111,9 +113,10 @@ def judged(positions: list[float], *, pause_at: int = 0, enabled: bool = False, 
     step = np.eye(len(robot.groups[0].joints))[0]
     times_s = [(k + 1 + 100 * (0 < pause_at <= k)) * TICK_S for k in range(len(positions))]
     commands["left_arm"] = [Seen(t, t, step * x) for t, x in zip(times_s, positions, strict=True)]
-    enabled_s = [(pause_at + 1.5) * TICK_S] if enabled else []
+    enabled_s = [] if enabled_after is None else [enabled_after * TICK_S]
     row = _against_limits(
-        SimpleNamespace(robot=robot, watch=SimpleNamespace(commands=commands), enabled_s=enabled_s), at_s
+        SimpleNamespace(robot=robot, watch=SimpleNamespace(commands=commands), enabled_s=enabled_s),
+        fault_after * TICK_S,
     )
     return [row["velocity_of_limit"], row["acceleration_of_limit"]]
 
@@ -128,6 +131,7 @@ def test_a_jump_counts_unless_it_is_a_new_start_or_before_the_fault():
     jump = [0, 0, 0, 0.5, 0.5, 0.5]
     assert min(judged(jump)) > 1
     assert min(judged(jump, pause_at=3)) > 1  # a silence excuses nothing
-    assert min(judged(jump, enabled=True)) > 1
-    assert judged(jump, pause_at=3, enabled=True) == [0, 0]
-    assert judged(jump, at_s=5.5 * TICK_S) == [0, 0]
+    assert min(judged(jump, enabled_after=1.5)) > 1
+    assert judged(jump, pause_at=3, enabled_after=3.5) == [0, 0]
+    assert judged(jump, fault_after=5.5) == [0, 0]
+    assert min(judged(jump, pause_at=3, enabled_after=0.5, fault_after=1.5)) > 1  # the silence is the fault's

@@ -108,7 +108,7 @@ def test_a_node_after_a_killed_one_takes_another_port(monkeypatch):
 
     if "fastrtps" not in get_rmw_implementation_identifier():
         pytest.skip("these are ports of Fast DDS")
-    monkeypatch.setenv("ROS_DOMAIN_ID", "69")
+    monkeypatch.setenv("ROS_DOMAIN_ID", "63")
     monkeypatch.setenv("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
     context = rclpy.Context()
     context.init()
