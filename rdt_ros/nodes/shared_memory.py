@@ -15,6 +15,8 @@ FOLDER = Path("/dev/shm")
 SEGMENT_LOCK = re.compile(r"(fastrtps|fastdds)_[0-9a-f]{16}_el")
 PORT_LOCK = re.compile(r"(fastrtps|fastdds)_port\d+_el")
 AGE_S = 10.0  # a process that starts makes the file a moment before it locks it
+NOTICED_S = 3.0  # Fast DDS looks at a listener twice, a second apart
+POLL_S = 0.1
 
 
 def remove_dead_segments(folder: Path = FOLDER) -> int:
@@ -36,23 +38,38 @@ def _removed(lock: Path) -> bool:
 def dead_ports_held(folder: Path = FOLDER) -> Iterator[None]:
     """Meanwhile Fast DDS gives nobody the port of a killed process that others still send to; it takes another.
 
-    A port is taken over as a new file of the same name. Who has the old one mapped looks how its listener is: waiting
-    or busy with one message for a second means dead, and the new file is opened. A listener that was killed between the
-    two is never taken for dead, and who takes its port over is not heard by those who knew it.
+    A port is taken over as a new file of the same name. Who has the old one mapped looks once a second how its listener
+    is: waiting or busy with the same message as before means dead, and the new file is opened. A listener that was
+    killed between the two is never taken for dead, and who takes its port over is not heard by those who knew it. So
+    this waits until a death must have been noticed, if there was one, and holds the ports that are left.
     """
-    mapped = _mapped(folder)
+    end_s = time.monotonic() + NOTICED_S
+    while (dead := _dead_ports(folder)) and time.monotonic() < end_s:
+        time.sleep(POLL_S)
     with contextlib.ExitStack() as held:
-        for lock in folder.glob("*_el"):
-            if PORT_LOCK.fullmatch(lock.name) and lock.name.removesuffix("_el") in mapped:
-                with contextlib.suppress(OSError):  # its listener lives, or it is gone meanwhile, or another user's
-                    fcntl.flock(held.enter_context(lock.open()), fcntl.LOCK_SH | fcntl.LOCK_NB)
+        for lock in dead:
+            with contextlib.suppress(OSError):  # gone meanwhile
+                fcntl.flock(held.enter_context(lock.open()), fcntl.LOCK_SH | fcntl.LOCK_NB)
         yield
 
 
-def _mapped(folder: Path) -> set[str]:
-    """Names of the files there that processes have mapped, as far as this user may look."""
-    found: set[str] = set()
+def _dead_ports(folder: Path) -> list[Path]:
+    """Locks of ports that nobody holds alone and somebody has mapped, as far as this user may look."""
+    mapped = _mapped(folder)
+    found = []
+    for lock in folder.glob("*_el"):
+        with contextlib.suppress(OSError), lock.open() as file:  # held by its listener, gone, or another user's
+            if PORT_LOCK.fullmatch(lock.name) and lock.with_name(lock.name.removesuffix("_el")).stat().st_ino in mapped:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+                found.append(lock)
+    return found
+
+
+def _mapped(folder: Path) -> set[int]:
+    """Inodes of the files there that processes have mapped."""
+    found: set[int] = set()
     for maps in Path("/proc").glob("[0-9]*/maps"):
         with contextlib.suppress(OSError):
-            found.update(re.findall(rf" {re.escape(str(folder))}/(\S+)", maps.read_text()))
+            lines = maps.read_text().splitlines()
+            found.update(int(line.split()[4]) for line in lines if f" {folder}/" in line)
     return found

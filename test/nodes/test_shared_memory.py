@@ -6,16 +6,19 @@ import contextlib
 import fcntl
 import mmap
 import os
+import re
+import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
 import pytest
 
-from rdt_ros.nodes.shared_memory import AGE_S, dead_ports_held, remove_dead_segments
+from rdt_ros.nodes import shared_memory
+from rdt_ros.nodes.shared_memory import AGE_S, NOTICED_S, dead_ports_held, remove_dead_segments
 
-PICTURES = "/camera_f/color/image_raw"
 START_S = 20.0
 
 
@@ -68,7 +71,8 @@ def is_held(lock):
     return False
 
 
-def test_dead_ports_that_somebody_still_maps_are_held(tmp_path):
+def test_dead_ports_that_somebody_still_maps_are_held(tmp_path, monkeypatch):
+    monkeypatch.setattr(shared_memory, "NOTICED_S", 0.0)
     dead, unmapped, alive, new = locks = [tmp_path / f"fastdds_port{number}_el" for number in (1, 2, 3, 4)]
     for lock in locks:
         lock.touch()
@@ -80,6 +84,11 @@ def test_dead_ports_that_somebody_still_maps_are_held(tmp_path):
             stack.enter_context(mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ))
         owner = stack.enter_context(alive.open())
         fcntl.flock(owner, fcntl.LOCK_EX)
+        replaced = unmapped.with_name("fastdds_port2")
+        with replaced.open("rb") as old:
+            stack.enter_context(mmap.mmap(old.fileno(), 0, prot=mmap.PROT_READ))
+        replaced.unlink()
+        replaced.write_bytes(b"new port")
         with dead_ports_held(tmp_path):
             assert [is_held(lock) for lock in locks] == [True, False, True, False]
             with dead_ports_held(tmp_path):  # by another node that starts
@@ -92,40 +101,71 @@ def test_dead_ports_that_somebody_still_maps_are_held(tmp_path):
 
 def ports(process):
     """Those that a process listens to."""
-    held = set()
+    found = set()
     for link in Path(f"/proc/{process.pid}/fd").iterdir():
         with contextlib.suppress(FileNotFoundError):
-            if (path := os.readlink(link)).endswith("_el") and "dds_port" in path:
-                held.add(Path(path).name)
-    return held
+            if match := re.search(r"(\w+_port\d+)_el$", os.readlink(link)):
+                found.add(match[1])
+    return found
+
+
+def known(process):
+    """Those that it has mapped."""
+    return set(re.findall(r"/dev/shm/(\w+_port\d+)", Path(f"/proc/{process.pid}/maps").read_text()))
+
+
+def test_a_death_that_is_noticed_meanwhile_is_waited_for(tmp_path):
+    lock, port = tmp_path / "fastdds_port1_el", tmp_path / "fastdds_port1"
+    lock.touch()
+    port.write_bytes(b"port")
+    with port.open("rb") as file, mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ):
+        threading.Timer(0.3, port.unlink).start()
+        start_s = time.monotonic()
+        with dead_ports_held(tmp_path):
+            assert 0.2 < time.monotonic() - start_s < NOTICED_S
+            assert not port.exists() and not is_held(lock)
+
+
+WRITER = """
+import time
+import rclpy
+from sensor_msgs.msg import Image
+rclpy.init()
+publisher = rclpy.create_node("camera").create_publisher(Image, "/camera_f/color/image_raw", 1)
+while True:
+    publisher.publish(Image())
+    time.sleep(0.1)
+"""
 
 
 @pytest.mark.ros
-def test_a_node_after_a_killed_one_takes_another_port(monkeypatch):
-    rclpy = pytest.importorskip("rclpy")
-    from rclpy.utilities import get_rmw_implementation_identifier
-    from sensor_msgs.msg import Image
-
-    if "fastrtps" not in get_rmw_implementation_identifier():
+def test_a_node_after_a_killed_one_takes_no_port_that_a_writer_knows(monkeypatch):
+    """The writer is frozen, so that it does not notice."""
+    utilities = pytest.importorskip("rclpy.utilities")
+    if "fastrtps" not in utilities.get_rmw_implementation_identifier():
         pytest.skip("these are ports of Fast DDS")
     monkeypatch.setenv("ROS_DOMAIN_ID", "63")
     monkeypatch.setenv("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
-    context = rclpy.Context()
-    context.init()
-    camera = rclpy.create_node("camera", context=context)
-    try:
-        publisher = camera.create_publisher(Image, PICTURES, 1)
-        listened = []
-        for known in (1, 2):  # the killed one is known for another 20 s
-            listener = subprocess.Popen([sys.executable, "-m", "rdt_ros.nodes", "camera_sync"])
-            end = time.monotonic() + START_S
-            while publisher.get_subscription_count() < known and time.monotonic() < end:
+    with contextlib.ExitStack() as stack:
+
+        def started(*command):
+            process = subprocess.Popen([sys.executable, *command])
+            stack.callback(process.wait)
+            stack.callback(process.kill)
+            return process
+
+        def waited(found):
+            end_s = time.monotonic() + START_S
+            while not found() and time.monotonic() < end_s:
                 time.sleep(0.05)
-            publisher.publish(Image())
-            listened.append(ports(listener))
-            listener.kill()
-            listener.wait()
-    finally:
-        camera.destroy_node()
-        context.shutdown()
-    assert listened[0] and listened[1] and not listened[0] & listened[1]
+            return found()
+
+        writer = started("-c", WRITER)
+        listener = started("-m", "rdt_ros.nodes", "camera_sync")
+        assert waited(lambda: known(writer) & ports(listener))
+        writer.send_signal(signal.SIGSTOP)
+        killed = ports(listener) & known(writer)
+        listener.kill()
+        listener.wait()
+        again = started("-m", "rdt_ros.nodes", "camera_sync")
+        assert waited(lambda: ports(again) and not ports(again) & killed)  # it held them while it started
