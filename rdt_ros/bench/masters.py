@@ -82,7 +82,7 @@ def _draw(losses: dict[str, list[float]], path: str) -> None:
     axis = figure.subplots()
     for kind, values in losses.items():
         smooth = np.convolve(values, np.full(WINDOW, 1 / WINDOW), "valid")
-        axis.plot(np.arange(len(smooth)) + WINDOW, smooth, label=kind)
+        axis.plot(np.arange(len(smooth)) + WINDOW, smooth, "--" if kind == "split" else "-", label=kind)
     axis.set(xlabel="step", ylabel=f"loss, mean of {WINDOW} steps", yscale="log")
     axis.legend()
     figure.savefig(path)
